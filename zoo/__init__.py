@@ -1,0 +1,79 @@
+"""The micro zoo: the landmarks of the course as small networks, trained by one recipe.
+
+Every network takes 64x64 RGB images and gives the logits of the 200 classes of Tiny-ImageNet. The
+architectures stand in one file per family, the recipe in :mod:`zoo.train`, the check of the shipped
+weights in :mod:`zoo.evaluate`. This module knows which networks there are and reads their weights.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+from zoo.alexnet import AlexNet
+
+WEIGHTS = Path(__file__).resolve().parent.parent / "data" / "zoo"
+IMAGE_SIZE = 64
+NUM_CLASSES = 200
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A network of the zoo: how to build it, how to train it, and what it stands for."""
+
+    build: Callable[..., nn.Module]
+    optimizer: str  # "adamw" or "sgd", chosen with the learning rate from the grid in zoo/train.py
+    learning_rate: float
+    stands_for: tuple[str, ...]  # the torchvision models that it replaces where there is no network
+
+
+ZOO: dict[str, Entry] = {
+    "alexnet": Entry(AlexNet, "adamw", 1e-3, stands_for=("alexnet",)),
+}
+
+
+def create(name: str, num_classes: int = NUM_CLASSES) -> nn.Module:
+    """Return the untrained micro network `name`, a key of :data:`ZOO`.
+
+    Raises
+    ------
+    ValueError
+        If there is no network of that name.
+    """
+    if name not in ZOO:
+        raise ValueError(f"The zoo has no network {name!r}. It has: {', '.join(ZOO)}.")
+    return ZOO[name].build(num_classes=num_classes)
+
+
+def load(name: str, folder: Path = WEIGHTS) -> tuple[nn.Module, dict]:
+    """Return the trained micro network `name` in evaluation mode, and what is known about its training.
+
+    The second value holds ``wnids``, the WordNet ids of the outputs in order, and ``recipe``.
+
+    Raises
+    ------
+    ValueError
+        If there is no network of that name.
+    RuntimeError
+        If the file of its weights is missing, damaged, or belongs to another architecture.
+    """
+    model = create(name)
+    path = Path(folder) / f"{name}.safetensors"
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
+            # Shipped in half precision; load_state_dict copies into the float32 parameters.
+            model.load_state_dict({key: file.get_tensor(key) for key in file.keys()})
+    except FileNotFoundError:
+        raise RuntimeError(f"The weights {path} are missing. Fetch them with: git checkout -- {path.name}") from None
+    except (SafetensorError, RuntimeError, ValueError, OSError) as error:
+        raise RuntimeError(
+            f"The weights {path} cannot be used ({str(error).splitlines()[0]}). "
+            f"Restore the file from the repository, or train it anew: python -m zoo.train {name}"
+        ) from None
+    return model.eval(), about

@@ -1,0 +1,262 @@
+"""Train networks of the zoo on Tiny-ImageNet-200, all by one recipe.
+
+    python -m zoo.train alexnet --data tiny-imagenet-200.zip
+    python -m zoo.train alexnet --data tiny-imagenet-200.zip --grid      # how its learning rate was chosen
+    torchrun --nproc-per-node 4 -m zoo.train alexnet --data tiny-imagenet-200.zip
+
+Devices and processes are Lightning Fabric's choice: one CPU, one GPU, or the processes of
+torchrun. Training resumes from the checkpoint of the last finished epoch. It leaves the weights
+(``data/zoo/<name>.safetensors``) and the learning curve (``data/zoo/<name>.csv``); ``zoo.evaluate``
+turns the weights into the table of results. Needs ``requirements-train.txt``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import math
+import os
+import platform
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from lightning_fabric import Fabric
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from zoo import IMAGE_SIZE, WEIGHTS, ZOO, create
+from zoo.tiny_imagenet import load_tiny_imagenet
+
+CHECKPOINTS = WEIGHTS.parent / "cache" / "zoo"
+IMAGENET_MEAN = torch.tensor([0.485, 0.456, 0.406])
+IMAGENET_STD = torch.tensor([0.229, 0.224, 0.225])
+
+GRID = [("sgd", 0.01), ("sgd", 0.03), ("adamw", 5e-4), ("adamw", 1e-3), ("adamw", 2e-3)]
+GRID_EPOCHS = 3  # of a third of the images
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides how a network is trained. Only the first two differ between families."""
+
+    optimizer: str
+    learning_rate: float
+    seed: int = 0
+    epochs: int = 16
+    # Three epochs of five see smaller images, which cost half as much (progressive resizing).
+    small_epochs: int = 10
+    small_size: int = 48
+    batch_size: int = 128
+    warmup_epochs: int = 1
+    label_smoothing: float = 0.1
+    weight_decay_sgd: float = 5e-4
+    weight_decay_adamw: float = 0.05
+    crop_area: float = 0.35  # a training crop covers between this share of the image and all of it
+
+
+def normalize(images: Tensor) -> Tensor:
+    """Turn uint8 images ``(N, 3, H, W)`` into the float input that every network of the zoo expects."""
+    mean, std = IMAGENET_MEAN.to(images.device), IMAGENET_STD.to(images.device)
+    return (images.float() / 255 - mean[:, None, None]) / std[:, None, None]
+
+
+def augment(images: Tensor, size: int, crop_area: float, generator: torch.Generator) -> Tensor:
+    """Random resized crop and mirroring, another for each image, of the whole batch at once.
+
+    Takes float images ``(N, 3, H, W)`` and returns ``(N, 3, size, size)``. One affine map per image does crop,
+    change of aspect ratio, mirroring and resizing together, which on two cores is far faster than image by image.
+    """
+    n = len(images)
+    # Drawn on the CPU, so that every device sees the same crops.
+    area, log_ratio, mirror, x, y = torch.rand(5, n, generator=generator)
+    area = crop_area + (1 - crop_area) * area
+    ratio = torch.exp((2 * log_ratio - 1) * math.log(4 / 3))
+    width, height = (area * ratio).sqrt().clamp(max=1), (area / ratio).sqrt().clamp(max=1)
+    theta = torch.zeros(n, 2, 3)
+    theta[:, 0, 0] = width * torch.where(mirror < 0.5, -1.0, 1.0)
+    theta[:, 1, 1] = height
+    theta[:, 0, 2] = (1 - width) * (2 * x - 1)
+    theta[:, 1, 2] = (1 - height) * (2 * y - 1)
+    grid = F.affine_grid(theta.to(images.device), [n, 3, size, size], align_corners=False)
+    return F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+
+
+@torch.inference_mode()
+def top_k_correct(model: nn.Module, images: Tensor, labels: Tensor, k: int = 5, batch_size: int = 250) -> Tensor:
+    """For each uint8 image, the rank of the right class among the `k` best guesses.
+
+    Returns a bool tensor ``(N, k)`` on the CPU; row i has at most one True. Its first column is top-1
+    correctness, ``any(1)`` is top-k correctness.
+    """
+    model.eval()
+    hits = []
+    for start in range(0, len(images), batch_size):
+        batch = normalize(images[start : start + batch_size]).contiguous(memory_format=torch.channels_last)
+        guesses = model(batch).topk(k, dim=1).indices
+        hits.append((guesses == labels[start : start + batch_size, None]).cpu())
+    return torch.cat(hits)
+
+
+def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """SGD with Nesterov momentum or AdamW; vectors (biases, normalization) are not decayed."""
+    decay = recipe.weight_decay_sgd if recipe.optimizer == "sgd" else recipe.weight_decay_adamw
+    groups = [
+        {"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": decay},
+        {"params": [p for p in model.parameters() if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=recipe.learning_rate, momentum=0.9, nesterov=True, fused=True)
+    return torch.optim.AdamW(groups, lr=recipe.learning_rate, fused=True)
+
+
+def learning_rate_at(epoch: float, recipe: Recipe) -> float:
+    """Linear warm-up, then half a cosine down to zero; `epoch` counts fractions."""
+    if epoch < recipe.warmup_epochs:
+        return recipe.learning_rate * epoch / recipe.warmup_epochs
+    progress = (epoch - recipe.warmup_epochs) / (recipe.epochs - recipe.warmup_epochs)
+    return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+
+
+def device_name(device: torch.device) -> str:
+    """The name of the GPU, or the number of CPU threads and the kind of processor."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU, {torch.get_num_threads()} threads, {platform.machine()}"
+
+
+def train(fabric: Fabric, name: str, data: dict, recipe: Recipe, checkpoint: Path | None = None) -> tuple[dict, list]:
+    """Train network `name` and return its state dict (float32, CPU) and its history, one dict an epoch.
+
+    Parameters
+    ----------
+    fabric : Fabric
+        Already launched.
+    data : dict
+        ``"train"`` and ``"val"`` as of :func:`zoo.tiny_imagenet.load_tiny_imagenet`.
+    checkpoint : Path, optional
+        Where to save after every epoch and to resume from. A checkpoint of another recipe is not used.
+    """
+    torch.manual_seed(recipe.seed)
+    model = create(name).to(memory_format=torch.channels_last)
+    model, optimizer = fabric.setup(model, build_optimizer(model, recipe))
+    images, labels = (tensor.to(fabric.device) for tensor in data["train"])
+    val_images, val_labels = (tensor.to(fabric.device) for tensor in data["val"])
+    # The recipe's batch is the batch of all processes together.
+    batch_size = recipe.batch_size // fabric.world_size
+    steps = len(images) // recipe.batch_size
+    state = {"model": model, "optimizer": optimizer, "recipe": asdict(recipe), "history": []}
+    if checkpoint is not None and checkpoint.exists():
+        saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        if saved["recipe"] == state["recipe"]:
+            fabric.load(checkpoint, state, weights_only=True)
+            fabric.print(f"{name}: resuming after epoch {len(state['history'])}")
+
+    for epoch in range(len(state["history"]), recipe.epochs):
+        start = time.perf_counter()
+        size = recipe.small_size if epoch < recipe.small_epochs else IMAGE_SIZE
+        # One generator an epoch: a resumed run draws what an uninterrupted one would have drawn.
+        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(1000 * recipe.seed + epoch))
+        generator = torch.Generator().manual_seed(1000 * recipe.seed + epoch + 500 * (fabric.global_rank + 1))
+        torch.manual_seed(generator.initial_seed())  # dropout
+        model.train()
+        total_loss = torch.zeros((), device=fabric.device)
+        bar = tqdm(range(steps), desc=f"{name} {epoch + 1}/{recipe.epochs}", leave=False, disable=fabric.global_rank > 0)
+        for step in bar:
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate_at(epoch + step / steps, recipe)
+            first = step * recipe.batch_size + fabric.global_rank * batch_size
+            batch = order[first : first + batch_size].to(fabric.device)
+            x = augment(normalize(images[batch]), size, recipe.crop_area, generator)
+            logits = model(x.contiguous(memory_format=torch.channels_last))
+            loss = F.cross_entropy(logits.float(), labels[batch], label_smoothing=recipe.label_smoothing)
+            optimizer.zero_grad()
+            fabric.backward(loss)
+            optimizer.step()
+            total_loss += loss.detach()
+        seconds = time.perf_counter() - start
+        hits = top_k_correct(model, val_images, val_labels)
+        row = {
+            "epoch": epoch + 1,
+            "image_size": size,
+            "train_loss": round(float(fabric.all_reduce(total_loss)) / steps, 4),
+            "val_top1": round(100 * hits[:, 0].float().mean().item(), 2),
+            "val_top5": round(100 * hits.any(1).float().mean().item(), 2),
+            "seconds": round(seconds, 1),
+        }
+        state["history"].append(row)
+        fabric.print(name, row)
+        if checkpoint is not None:
+            checkpoint.parent.mkdir(parents=True, exist_ok=True)
+            partial = checkpoint.with_suffix(".part")
+            fabric.save(partial, state)
+            if fabric.global_rank == 0:
+                os.replace(partial, checkpoint)
+            fabric.barrier()
+    weights = {key: value.detach().float().cpu() for key, value in model.state_dict().items()}
+    return weights, state["history"]
+
+
+def write_csv(path: Path, rows: list[dict]) -> None:
+    """Write `rows` with the keys of the first as header; the file is complete or unchanged."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".part")
+    with partial.open("w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    os.replace(partial, path)
+
+
+def run_grid(fabric: Fabric, name: str, data: dict) -> None:
+    """Try every optimizer and learning rate of GRID on a third of the training images, scored on another twentieth.
+
+    The validation images take no part in the choice. Writes ``data/zoo/grid/<name>.csv``.
+    """
+    images, labels = data["train"]
+    position = torch.arange(len(labels))
+    used, held_out = position % 3 == 0, position % 20 == 1
+    used &= ~held_out
+    data = {"train": (images[used], labels[used]), "val": (images[held_out], labels[held_out])}
+    rows = []
+    for optimizer, learning_rate in GRID:
+        recipe = Recipe(optimizer, learning_rate, epochs=GRID_EPOCHS, small_epochs=GRID_EPOCHS)
+        history = train(fabric, name, data, recipe)[1]
+        rows.append({"optimizer": optimizer, "learning_rate": learning_rate, "held_out_top1": history[-1]["val_top1"]})
+    if fabric.global_rank == 0:
+        write_csv(WEIGHTS / "grid" / f"{name}.csv", rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m zoo.train", description="Train networks of the zoo.")
+    parser.add_argument("names", nargs="+", choices=[*ZOO, "all"], metavar="name", help=f"all, or of: {', '.join(ZOO)}")
+    parser.add_argument("--data", type=Path, required=True, help="tiny-imagenet-200.zip, its folder, or a folder of parts")
+    parser.add_argument("--grid", action="store_true", help="only compare optimizers and learning rates")
+    arguments = parser.parse_args()
+
+    # torchrun says how many processes there are; on its own, Fabric takes one device.
+    processes = int(os.environ.get("WORLD_SIZE", 1))
+    fabric = Fabric(accelerator="auto", devices=processes, precision="bf16-mixed")
+    fabric.launch()
+    data = load_tiny_imagenet(arguments.data)
+    for name in ZOO if "all" in arguments.names else arguments.names:
+        if arguments.grid:
+            run_grid(fabric, name, data)
+            continue
+        recipe = Recipe(ZOO[name].optimizer, ZOO[name].learning_rate)
+        weights, history = train(fabric, name, data, recipe, CHECKPOINTS / f"{name}.ckpt")
+        if fabric.global_rank == 0:
+            about = {"wnids": data["wnids"], "recipe": asdict(recipe), "device": device_name(fabric.device)}
+            half = {key: value.half().contiguous() for key, value in weights.items()}
+            partial = WEIGHTS / f"{name}.part"
+            save_file(half, partial, metadata={key: json.dumps(value) for key, value in about.items()})
+            os.replace(partial, WEIGHTS / f"{name}.safetensors")
+            write_csv(WEIGHTS / f"{name}.csv", history)
+
+
+if __name__ == "__main__":
+    main()
