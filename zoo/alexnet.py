@@ -52,13 +52,14 @@ class AlexNet(nn.Module):
     num_classes : int
         Length of the output.
     dropout : float
-        Probability of dropping an input of the two hidden dense layers.
+        Probability of dropping an input of the two hidden dense layers. The paper has 0.5 for layers of 4,096 units
+        and 90 epochs; layers an eighth as wide, trained for a sixth of the time, hardly start to learn with that.
 
     Input ``(N, 3, 64, 64)``, output logits ``(N, num_classes)``. The adaptive pooling does nothing
     at 64x64; it lets training begin on smaller images.
     """
 
-    def __init__(self, num_classes: int = 200, dropout: float = 0.5) -> None:
+    def __init__(self, num_classes: int = 200, dropout: float = 0.2) -> None:
         super().__init__()
         self.features = nn.Sequential(
             nn.Conv2d(3, 64, kernel_size=7, stride=2, padding=3),
@@ -87,6 +88,12 @@ class AlexNet(nn.Module):
             nn.ReLU(inplace=True),
             nn.Linear(512, num_classes),
         )
+        # He et al. 2015. The paper's normal distribution of standard deviation 0.01 suits layers with thousands
+        # of inputs; in this narrow network the signal would die out on the way to the last layer.
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+                nn.init.zeros_(module.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.pool(self.features(x))

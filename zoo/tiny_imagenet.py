@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import io
+import platform
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
+
+IMAGENET_MEAN = torch.tensor([0.485, 0.456, 0.406])
+IMAGENET_STD = torch.tensor([0.229, 0.224, 0.225])
 
 
 def _files(source: Path) -> Iterator[tuple[str, bytes]]:
@@ -30,7 +34,9 @@ def _files(source: Path) -> Iterator[tuple[str, bytes]]:
             yield from _files(path)
 
 
-def load_tiny_imagenet(source: str | Path) -> dict[str, tuple[Tensor, Tensor] | list[str]]:
+def load_tiny_imagenet(
+    source: str | Path, splits: Sequence[str] = ("train", "val")
+) -> dict[str, tuple[Tensor, Tensor] | list[str]]:
     """Read Tiny-ImageNet-200 (Le and Yang, 2015; a subset of ImageNet at 64x64) into memory.
 
     Parameters
@@ -38,13 +44,15 @@ def load_tiny_imagenet(source: str | Path) -> dict[str, tuple[Tensor, Tensor] | 
     source : str or Path
         ``tiny-imagenet-200.zip``, the folder it unpacks to, or a folder of zip files whose names
         begin with ``tiny-imagenet-200`` and that hold parts of it.
+    splits : sequence of str
+        Which of "train" and "val" to read.
 
     Returns
     -------
     dict
-        ``"train"`` and ``"val"``: pairs of images ``(N, 3, 64, 64)``, uint8, and labels ``(N,)``, int64,
+        ``split`` for each of `splits`: a pair of images ``(N, 3, 64, 64)``, uint8, and labels ``(N,)``, int64,
         in the order of the file names, so that neither depends on how the data was packed;
-        ``"wnids"``: the 200 WordNet ids, in the order of the labels. A split that is not in `source` is empty.
+        ``"wnids"``: the 200 WordNet ids, in the order of the labels. A split that `source` does not hold is empty.
 
     Raises
     ------
@@ -54,7 +62,7 @@ def load_tiny_imagenet(source: str | Path) -> dict[str, tuple[Tensor, Tensor] | 
     source = Path(source).expanduser()
     wnids: list[str] = []
     annotations: dict[str, str] = {}
-    encoded: dict[str, list[tuple[str, bytes]]] = {"train": [], "val": []}
+    encoded: dict[str, list[tuple[str, bytes]]] = {split: [] for split in splits}
     for name, content in _files(source):
         parts = name.split("/")
         if name == "wnids.txt":
@@ -69,7 +77,7 @@ def load_tiny_imagenet(source: str | Path) -> dict[str, tuple[Tensor, Tensor] | 
         )
 
     label = {wnid: index for index, wnid in enumerate(wnids)}
-    splits: dict = {"wnids": wnids}
+    data: dict = {"wnids": wnids}
     for split, files in encoded.items():
         files.sort(key=lambda file: file[0].rsplit(".", 1)[0])
         images = np.empty((len(files), 3, 64, 64), dtype=np.uint8)
@@ -77,5 +85,34 @@ def load_tiny_imagenet(source: str | Path) -> dict[str, tuple[Tensor, Tensor] | 
         for i, (name, content) in enumerate(tqdm(files, desc=f"reading {split}", leave=False)):
             images[i] = np.asarray(Image.open(io.BytesIO(content)).convert("RGB")).transpose(2, 0, 1)
             labels[i] = label[annotations[name] if split == "val" else name.split("_")[0]]
-        splits[split] = torch.from_numpy(images), torch.from_numpy(labels)
-    return splits
+        data[split] = torch.from_numpy(images), torch.from_numpy(labels)
+    return data
+
+
+def normalize(images: Tensor) -> Tensor:
+    """Turn uint8 images ``(N, 3, H, W)`` into the float input that every network of the zoo expects."""
+    mean, std = IMAGENET_MEAN.to(images.device), IMAGENET_STD.to(images.device)
+    return (images.float() / 255 - mean[:, None, None]) / std[:, None, None]
+
+
+@torch.inference_mode()
+def top_k_correct(model: nn.Module, images: Tensor, labels: Tensor, k: int = 5, batch_size: int = 250) -> Tensor:
+    """For each uint8 image, the rank of the right class among the `k` best guesses.
+
+    Returns a bool tensor ``(N, k)`` on the CPU; row i has at most one True. Its first column is top-1
+    correctness, ``any(1)`` is top-k correctness.
+    """
+    model.eval()
+    hits = []
+    for start in range(0, len(images), batch_size):
+        batch = normalize(images[start : start + batch_size]).contiguous(memory_format=torch.channels_last)
+        guesses = model(batch).topk(k, dim=1).indices
+        hits.append((guesses == labels[start : start + batch_size, None]).cpu())
+    return torch.cat(hits)
+
+
+def device_name(device: torch.device) -> str:
+    """The name of the GPU, or the number of CPU threads and the kind of processor."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU, {torch.get_num_threads()} threads, {platform.machine()}"

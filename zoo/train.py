@@ -13,11 +13,9 @@ turns the weights into the table of results. Needs ``requirements-train.txt``.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import math
 import os
-import platform
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -30,13 +28,12 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from zoo import IMAGE_SIZE, WEIGHTS, ZOO, create
-from zoo.tiny_imagenet import load_tiny_imagenet
+from zoo.tables import write_csv
+from zoo.tiny_imagenet import device_name, load_tiny_imagenet, normalize, top_k_correct
 
 CHECKPOINTS = WEIGHTS.parent / "cache" / "zoo"
-IMAGENET_MEAN = torch.tensor([0.485, 0.456, 0.406])
-IMAGENET_STD = torch.tensor([0.229, 0.224, 0.225])
 
-GRID = [("sgd", 0.01), ("sgd", 0.03), ("adamw", 5e-4), ("adamw", 1e-3), ("adamw", 2e-3)]
+GRID = [("sgd", 0.03), ("sgd", 0.1), ("adamw", 1e-3), ("adamw", 2e-3)]
 GRID_EPOCHS = 3  # of a third of the images
 
 
@@ -57,12 +54,6 @@ class Recipe:
     weight_decay_sgd: float = 5e-4
     weight_decay_adamw: float = 0.05
     crop_area: float = 0.35  # a training crop covers between this share of the image and all of it
-
-
-def normalize(images: Tensor) -> Tensor:
-    """Turn uint8 images ``(N, 3, H, W)`` into the float input that every network of the zoo expects."""
-    mean, std = IMAGENET_MEAN.to(images.device), IMAGENET_STD.to(images.device)
-    return (images.float() / 255 - mean[:, None, None]) / std[:, None, None]
 
 
 def augment(images: Tensor, size: int, crop_area: float, generator: torch.Generator) -> Tensor:
@@ -86,22 +77,6 @@ def augment(images: Tensor, size: int, crop_area: float, generator: torch.Genera
     return F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
 
 
-@torch.inference_mode()
-def top_k_correct(model: nn.Module, images: Tensor, labels: Tensor, k: int = 5, batch_size: int = 250) -> Tensor:
-    """For each uint8 image, the rank of the right class among the `k` best guesses.
-
-    Returns a bool tensor ``(N, k)`` on the CPU; row i has at most one True. Its first column is top-1
-    correctness, ``any(1)`` is top-k correctness.
-    """
-    model.eval()
-    hits = []
-    for start in range(0, len(images), batch_size):
-        batch = normalize(images[start : start + batch_size]).contiguous(memory_format=torch.channels_last)
-        guesses = model(batch).topk(k, dim=1).indices
-        hits.append((guesses == labels[start : start + batch_size, None]).cpu())
-    return torch.cat(hits)
-
-
 def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     """SGD with Nesterov momentum or AdamW; vectors (biases, normalization) are not decayed."""
     decay = recipe.weight_decay_sgd if recipe.optimizer == "sgd" else recipe.weight_decay_adamw
@@ -120,13 +95,6 @@ def learning_rate_at(epoch: float, recipe: Recipe) -> float:
         return recipe.learning_rate * epoch / recipe.warmup_epochs
     progress = (epoch - recipe.warmup_epochs) / (recipe.epochs - recipe.warmup_epochs)
     return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
-
-
-def device_name(device: torch.device) -> str:
-    """The name of the GPU, or the number of CPU threads and the kind of processor."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"CPU, {torch.get_num_threads()} threads, {platform.machine()}"
 
 
 def train(fabric: Fabric, name: str, data: dict, recipe: Recipe, checkpoint: Path | None = None) -> tuple[dict, list]:
@@ -165,7 +133,9 @@ def train(fabric: Fabric, name: str, data: dict, recipe: Recipe, checkpoint: Pat
         torch.manual_seed(generator.initial_seed())  # dropout
         model.train()
         total_loss = torch.zeros((), device=fabric.device)
-        bar = tqdm(range(steps), desc=f"{name} {epoch + 1}/{recipe.epochs}", leave=False, disable=fabric.global_rank > 0)
+        bar = range(steps)
+        if fabric.global_rank == 0:
+            bar = tqdm(bar, desc=f"{name} {epoch + 1}/{recipe.epochs}", leave=False)
         for step in bar:
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate_at(epoch + step / steps, recipe)
@@ -201,17 +171,6 @@ def train(fabric: Fabric, name: str, data: dict, recipe: Recipe, checkpoint: Pat
     return weights, state["history"]
 
 
-def write_csv(path: Path, rows: list[dict]) -> None:
-    """Write `rows` with the keys of the first as header; the file is complete or unchanged."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".part")
-    with partial.open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    os.replace(partial, path)
-
-
 def run_grid(fabric: Fabric, name: str, data: dict) -> None:
     """Try every optimizer and learning rate of GRID on a third of the training images, scored on another twentieth.
 
@@ -234,7 +193,9 @@ def run_grid(fabric: Fabric, name: str, data: dict) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m zoo.train", description="Train networks of the zoo.")
     parser.add_argument("names", nargs="+", choices=[*ZOO, "all"], metavar="name", help=f"all, or of: {', '.join(ZOO)}")
-    parser.add_argument("--data", type=Path, required=True, help="tiny-imagenet-200.zip, its folder, or a folder of parts")
+    parser.add_argument(
+        "--data", type=Path, required=True, help="tiny-imagenet-200.zip, its folder, or a folder of parts"
+    )
     parser.add_argument("--grid", action="store_true", help="only compare optimizers and learning rates")
     arguments = parser.parse_args()
 
@@ -250,7 +211,12 @@ def main() -> None:
         recipe = Recipe(ZOO[name].optimizer, ZOO[name].learning_rate)
         weights, history = train(fabric, name, data, recipe, CHECKPOINTS / f"{name}.ckpt")
         if fabric.global_rank == 0:
-            about = {"wnids": data["wnids"], "recipe": asdict(recipe), "device": device_name(fabric.device)}
+            about = {
+                "wnids": data["wnids"],
+                "recipe": asdict(recipe),
+                "train_seconds": sum(row["seconds"] for row in history),
+                "device": device_name(fabric.device),
+            }
             half = {key: value.half().contiguous() for key, value in weights.items()}
             partial = WEIGHTS / f"{name}.part"
             save_file(half, partial, metadata={key: json.dumps(value) for key, value in about.items()})

@@ -1,0 +1,85 @@
+"""A web server on this machine that answers as well or as badly as a test wants."""
+
+import time
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+
+Answer = Callable[[BaseHTTPRequestHandler], None]
+
+
+def good(content: bytes, kind: str = "application/octet-stream") -> Answer:
+    return partial(content, length=len(content), kind=kind)
+
+
+def partial(content: bytes, length: int, kind: str = "application/octet-stream") -> Answer:
+    """Promise `length` bytes, send `content`, and close the connection."""
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(200)
+        handler.send_header("Content-Type", kind)
+        handler.send_header("Content-Length", str(length))
+        handler.end_headers()
+        handler.wfile.write(content)
+
+    return answer
+
+
+def slow(content: bytes, pause: float, pieces: int) -> Answer:
+    """Send `content` in so many pieces, each after a pause in seconds."""
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        size = -(-len(content) // pieces)
+        partial(b"", length=len(content))(handler)
+        for start in range(0, len(content), size):
+            time.sleep(pause)
+            handler.wfile.write(content[start : start + size])
+
+    return answer
+
+
+def hang(handler: BaseHTTPRequestHandler) -> None:
+    time.sleep(30)
+
+
+class CourseServer(ThreadingHTTPServer):
+    """Use it in a ``with`` statement. It answers GET and HEAD as `answers` says, by path, else with 404."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.answers: dict[str, Answer] = {}
+        self.requests: list[str] = []
+
+    def url(self, path: str) -> str:
+        return f"http://127.0.0.1:{self.server_port}{path}"
+
+    def downloads(self, path: str) -> int:
+        return self.requests.count(f"GET {path}")
+
+    def handle_error(self, request, client_address) -> None:
+        """Say nothing when a client has gone away, as those do that a test kills."""
+
+    def __enter__(self) -> "CourseServer":
+        Thread(target=self.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.shutdown()
+        self.socket.close()
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: CourseServer
+
+    def do_GET(self) -> None:
+        self.server.requests.append(f"{self.command} {self.path}")
+        answer = self.server.answers.get(self.path)
+        if answer:
+            answer(self)
+        else:
+            self.send_error(404)
+
+    do_HEAD = do_GET
+
+    def log_message(self, *_) -> None:
+        pass

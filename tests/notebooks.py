@@ -1,0 +1,30 @@
+"""What several test files need: the notebooks, and the course as a git repository that can be cloned."""
+
+import os
+import subprocess
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+# Of the user's git settings none counts here, and none of a git command that runs the tests from a hook.
+GIT = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")} | {
+    "GIT_CONFIG_GLOBAL": os.devnull,
+    "GIT_CONFIG_NOSYSTEM": "1",
+    "GIT_TERMINAL_PROMPT": "0",
+}
+
+
+def publish(repository: Path, revision: str) -> None:
+    """Make a bare repository whose branch `revision` holds the course's files as they are now.
+
+    The course's own repository, if there is one, is neither needed nor touched.
+    """
+
+    def git(*arguments: str) -> None:
+        command = ["git", f"--git-dir={repository}", f"--work-tree={ROOT}", "-c", "core.compression=0", *arguments]
+        subprocess.run(command, check=True, capture_output=True, env=GIT)
+
+    subprocess.run(["git", "init", "--quiet", "--bare", str(repository)], check=True, env=GIT)
+    git("symbolic-ref", "HEAD", f"refs/heads/{revision}")
+    git("add", "--all")
+    git("-c", "user.name=test", "-c", "user.email=test@localhost", "commit", "--quiet", "--message", "The course")

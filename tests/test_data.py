@@ -1,0 +1,584 @@
+"""utils.data against a web server that misbehaves, damaged files and dying processes."""
+
+import hashlib
+import io
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
+
+import numpy as np
+import pytest
+import torch
+from course_server import CourseServer, good, hang, partial, slow
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from utils import data
+
+ROOT = Path(__file__).resolve().parent.parent
+REAL_PHOTOGRAPHS = ROOT.parent / "shared" / "data" / "imagen-256.zip"
+CONTENT = random.Random(0).randbytes(300_000)
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+PERSON, GOLDFISH, SAW = "n00007846_1_person.jpg", "n01443537_2_goldfish.jpg", "n03000684_3_chain_saw.jpg"
+
+
+@pytest.fixture
+def server():
+    with CourseServer() as server:
+        yield server
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    """Return an empty cache, in a process that may use the network and has not asked for it yet."""
+    for name in ["COURSE_OFFLINE", "COURSE_DATA", "COURSE_MIRROR"]:
+        monkeypatch.delenv(name, raising=False)
+    folder = tmp_path / "box" / "cache"
+    monkeypatch.setenv("COURSE_CACHE", str(folder))
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    data.online.cache_clear()
+    yield folder
+    data.online.cache_clear()
+
+
+@pytest.fixture
+def mirrors(server, monkeypatch):
+    """Return the addresses of two mirrors; both say 404 until a test gives them something."""
+    addresses = [server.url("/first.zip"), server.url("/second.zip")]
+    monkeypatch.setattr(data, "MIRRORS", addresses)
+    return addresses
+
+
+def jpeg(seed: int) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (48, 40, 3), dtype=np.uint8)).save(file, "JPEG")
+    return file.getvalue()
+
+
+PHOTOGRAPHS = {name: jpeg(seed) for seed, name in enumerate([PERSON, GOLDFISH, SAW])}
+
+
+def zipped(files: dict[str, bytes]) -> bytes:
+    archive = io.BytesIO()
+    with ZipFile(archive, "w") as zip_file:
+        for name, content in files.items():
+            zip_file.writestr(name, content)
+    return archive.getvalue()
+
+
+ARCHIVE = zipped({f"imagen-master/imagen/{name}": content for name, content in PHOTOGRAPHS.items()})
+
+
+@pytest.fixture
+def manifest(tmp_path, monkeypatch):
+    rows = [f"{name},{len(file)},{hashlib.sha256(file).hexdigest()},40,48" for name, file in PHOTOGRAPHS.items()]
+    path = tmp_path / "manifest.csv"
+    path.write_text("\n".join(["file,bytes,sha256,width,height", *rows]))
+    monkeypatch.setattr(data, "MANIFEST", path)
+    return path
+
+
+def start(code: str, manifest: Path | None = None) -> subprocess.Popen:
+    """Run `code` in another process, which has the same mirrors, manifest and environment."""
+    lines = ["from utils import data", f"data.MIRRORS = {data.MIRRORS}"]
+    lines += [f"data.MANIFEST = data.Path({str(manifest)!r})"] if manifest else []
+    script = "\n".join([*lines, code])
+    return subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+
+
+def wait_until(condition, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.01)
+
+
+def files_in(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} - {".lock"}
+
+
+# Importing, class names
+
+
+def test_importing_utils_and_data_imports_no_heavy_package():
+    code = "import sys, utils, utils.data; print([m for m in sys.argv[1:] if m in sys.modules])"
+    heavy = ["torchvision", "timm", "sklearn", "skimage", "matplotlib", "open_clip"]
+    output = subprocess.run([sys.executable, "-c", code, *heavy], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert output.stdout == "[]\n"
+
+
+def test_the_1000_classes_have_different_names_and_wordnet_ids_at_their_indices():
+    classes = data.imagenet_classes()
+    assert [label.index for label in classes] == list(range(1000))
+    assert len({label.name for label in classes}) == len({label.wnid for label in classes}) == 1000
+    assert [classes[i] for i in (0, 134, 517, 999)] == [
+        (0, "tench", "n01440764"),
+        (134, "crane bird", "n02012849"),
+        (517, "crane", "n03126707"),
+        (999, "toilet tissue", "n15075141"),
+    ]
+
+
+# online()
+
+
+def test_offline_mode_asks_no_server(server, mirrors, monkeypatch):
+    monkeypatch.setenv("COURSE_OFFLINE", "1")
+    monkeypatch.setenv("COURSE_MIRROR", server.url(""))
+    assert not data.online()
+    with pytest.raises(data.DownloadError, match="not in the cache"):
+        data.fetch("file", mirrors)
+    assert server.requests == []
+
+
+def test_one_answer_is_enough_to_be_online_and_it_is_asked_for_once(server, mirrors, monkeypatch):
+    monkeypatch.setenv("COURSE_MIRROR", server.url("/mirror"))
+    server.answers = {"/first.zip": hang, "/second.zip": hang}
+    start = time.monotonic()
+    assert data.online() and data.online()
+    assert time.monotonic() - start < 10
+    assert server.requests.count("HEAD /mirror/imagen.zip") == 1
+
+
+def test_servers_that_hang_are_given_up_in_time(server, mirrors, monkeypatch):
+    monkeypatch.setattr(data, "ONLINE_SECONDS", 0.3)
+    server.answers = {"/first.zip": hang, "/second.zip": hang}
+    start = time.monotonic()
+    assert not data.online()
+    assert time.monotonic() - start < 10
+
+
+def test_a_name_server_that_hangs_is_given_up_in_time(monkeypatch):
+    monkeypatch.setattr(data, "ONLINE_SECONDS", 0.3)
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: time.sleep(30))
+    start = time.monotonic()
+    assert not data.online()
+    assert time.monotonic() - start < 10
+
+
+def test_refused_connections_are_no_network(monkeypatch):
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        monkeypatch.setattr(data, "MIRRORS", [f"http://127.0.0.1:{unused.getsockname()[1]}/a.zip", "no address"])
+        assert not data.online()
+
+
+# fetch()
+
+
+def test_a_file_is_downloaded_once_and_checked_by_a_prefix_of_its_hash(server, mirrors, cache):
+    server.answers["/first.zip"] = good(CONTENT)
+    for _ in range(2):
+        path = data.fetch("weights/net.pth", mirrors, SHA256[:8])
+        assert path == cache / "weights" / "net.pth" and path.read_bytes() == CONTENT
+    assert server.downloads("/first.zip") == 1
+
+
+def test_the_course_mirror_is_tried_first(server, mirrors, monkeypatch):
+    monkeypatch.setenv("COURSE_MIRROR", server.url("/class/"))
+    server.answers = {"/class/net.pth": good(CONTENT), "/first.zip": good(CONTENT)}
+    data.fetch("weights/net.pth", mirrors, SHA256)
+    assert server.downloads("/class/net.pth") == 1 and server.downloads("/first.zip") == 0
+
+
+BAD = {
+    "404": None,
+    "cut": partial(CONTENT[:150_000], length=len(CONTENT)),
+    "silent": hang,
+    "wrong bytes": good(b"x" + CONTENT[1:]),
+    "a web page": good(b"\n<!DOCTYPE html><html>Log in</html>", "text/html"),
+    "too slow": slow(CONTENT, pause=0.2, pieces=len(CONTENT)),
+}
+
+
+@pytest.mark.parametrize("fault", BAD)
+def test_a_bad_mirror_is_followed_by_the_next(server, mirrors, cache, monkeypatch, fault):
+    monkeypatch.setattr(data, "TIMEOUT", 0.5)
+    monkeypatch.setattr(data, "GRACE_SECONDS", 0.5 if fault == "too slow" else 30)
+    server.answers = {"/first.zip": BAD[fault], "/second.zip": good(CONTENT)}
+    start = time.monotonic()
+    assert data.fetch("file", mirrors, SHA256).read_bytes() == CONTENT
+    assert time.monotonic() - start < 15
+    assert server.downloads("/first.zip") == server.downloads("/second.zip") == 1
+    assert files_in(cache) == {"file"}
+
+
+def test_the_error_names_each_address_with_its_reason_and_nothing_is_left(server, mirrors, cache):
+    server.answers["/second.zip"] = good(b"other")
+    with pytest.raises(data.DownloadError) as error:
+        data.fetch("file", mirrors, SHA256)
+    assert f"{mirrors[0]}: 404" in str(error.value)
+    assert f"{mirrors[1]}: other content than expected" in str(error.value)
+    assert files_in(cache) == set()
+
+
+def test_a_web_page_is_no_file_even_if_its_hash_is_unknown(server, mirrors):
+    server.answers["/first.zip"] = good(b"<html><body>Please accept our terms</body></html>", "text/html")
+    with pytest.raises(data.DownloadError, match="a web page"):
+        data.fetch("file", mirrors)
+
+
+def test_a_damaged_file_is_fetched_anew_or_reported(server, mirrors, cache, monkeypatch):
+    cache.mkdir(parents=True)
+    (cache / "file").write_bytes(CONTENT[:-1])
+    monkeypatch.setenv("COURSE_OFFLINE", "1")
+    with pytest.raises(data.DownloadError, match="file is damaged in the cache"):
+        data.fetch("file", mirrors, SHA256)
+    monkeypatch.delenv("COURSE_OFFLINE")
+    data.online.cache_clear()
+    server.answers["/first.zip"] = good(CONTENT)
+    assert data.fetch("file", mirrors, SHA256).read_bytes() == CONTENT
+
+
+def test_a_cache_that_cannot_be_written_is_reported(server, mirrors, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("COURSE_CACHE", str(tmp_path / "file" / "cache"))
+    with pytest.raises(data.DownloadError, match=r"cannot be written \(Not a directory\)\. Set COURSE_CACHE"):
+        data.fetch("file", mirrors)
+
+
+def test_a_full_disk_is_reported_and_leaves_nothing(server, mirrors, cache):
+    server.answers["/first.zip"] = good(CONTENT)
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
+    code = "try: data.fetch('file', data.MIRRORS)\nexcept data.DownloadError as error: print(error)"
+    assert "cannot be written (File too large)" in start(limit + code).communicate()[0]
+    assert files_in(cache) == set()
+
+
+def test_after_a_kill_half_way_nothing_counts_and_the_next_call_recovers(server, mirrors, cache):
+    server.answers["/first.zip"] = slow(CONTENT, pause=0.05, pieces=100)
+    process = start(f"data.fetch('file', data.MIRRORS, '{SHA256}')")
+    wait_until(lambda: any(path.stat().st_size > 0 for path in cache.glob(".part-*/file")))
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert len(files_in(cache)) == 1 and not (cache / "file").exists()
+    server.answers["/first.zip"] = good(CONTENT)
+    assert data.fetch("file", mirrors, SHA256).read_bytes() == CONTENT
+    assert files_in(cache) == {"file"}
+
+
+# MicroImageNet, downloaded
+
+
+def expect_both_photographs(dataset: data.MicroImageNet) -> None:
+    assert [path.name for path in dataset.paths] == [GOLDFISH, SAW]
+    assert dataset.labels == [(1, "goldfish", "n01443537"), (491, "chain saw", "n03000684")]
+    assert dataset.accepted == [{1}, {491}]
+    assert [(image.mode, image.size, index) for image, index in dataset] == [("RGB", (40, 48), i) for i in (1, 491)]
+
+
+def test_the_photographs_are_downloaded_once_and_said_to_be_there(server, mirrors, cache, manifest, capsys):
+    server.answers["/first.zip"] = good(ARCHIVE)
+    for _ in range(2):
+        dataset = data.MicroImageNet()
+        expect_both_photographs(dataset)
+        assert dataset.source == "MicroImageNet: 2 photographs of 2 classes, from the cache."
+        assert capsys.readouterr().out == f"{dataset.source}\n"
+    assert server.downloads("/first.zip") == 1
+    assert files_in(cache) == {f"MicroImageNet/{name}" for name in PHOTOGRAPHS}
+
+
+def test_the_course_mirror_gives_the_photographs_first(server, mirrors, manifest, monkeypatch):
+    monkeypatch.setenv("COURSE_MIRROR", server.url("/class"))
+    server.answers["/class/imagen.zip"] = good(ARCHIVE)
+    expect_both_photographs(data.MicroImageNet())
+    assert server.downloads("/first.zip") == 0
+
+
+def bomb() -> bytes:
+    """Return an archive with one entry that says to be as small as the goldfish, and is 100 MB."""
+    archive = io.BytesIO()
+    with ZipFile(archive, "w", ZIP_DEFLATED) as zip_file:
+        zip_file.writestr(f"a/{PERSON}", PHOTOGRAPHS[PERSON])
+        zip_file.writestr(f"a/{GOLDFISH}", bytes(100_000_000))
+        zip_file.writestr(f"a/{SAW}", PHOTOGRAPHS[SAW])
+        zip_file.getinfo(f"a/{GOLDFISH}").file_size = len(PHOTOGRAPHS[GOLDFISH])
+    return archive.getvalue()
+
+
+def damaged(offset: int) -> bytes:
+    return ARCHIVE[:offset] + bytes([ARCHIVE[offset] ^ 255]) + ARCHIVE[offset + 1 :]
+
+
+BAD_ARCHIVES = {
+    "cut": ARCHIVE[:-200],
+    "no zip": b"no zip",
+    "a web page": b"<html>",
+    "empty": b"",
+    "one byte of a photograph is wrong": damaged(ARCHIVE.index(PHOTOGRAPHS[SAW]) + 99),
+    "unknown compression": damaged(ARCHIVE.index(b"PK\1\2") + 10),
+    "a photograph is missing": zipped({GOLDFISH: PHOTOGRAPHS[GOLDFISH], SAW: PHOTOGRAPHS[SAW]}),
+    "another photograph under the name": zipped(PHOTOGRAPHS | {SAW: jpeg(9)}),
+    "same size, other content": zipped(PHOTOGRAPHS | {SAW: bytes(len(PHOTOGRAPHS[SAW]))}),
+    "other photographs": zipped({"n01443537_9_goldfish.jpg": jpeg(9)}),
+    "zip bomb": bomb(),
+}
+
+
+@pytest.mark.parametrize("fault", BAD_ARCHIVES)
+def test_a_bad_archive_is_followed_by_the_next_and_alone_counts_as_nothing(server, mirrors, cache, manifest, fault):
+    server.answers["/first.zip"] = good(BAD_ARCHIVES[fault])
+    dataset = data.MicroImageNet()
+    assert dataset.source.startswith("6 sample photographs from installed packages. MicroImageNet could not be down")
+    assert mirrors[0] in dataset.source and "\n" not in dataset.source
+    assert files_in(cache) == set()
+    server.answers["/second.zip"] = good(ARCHIVE)
+    expect_both_photographs(data.MicroImageNet())
+
+
+def test_nothing_but_the_named_photographs_is_written(server, mirrors, cache, manifest, tmp_path):
+    archive = io.BytesIO()
+    with ZipFile(archive, "w") as zip_file:
+        zip_file.writestr("../../evil.txt", "evil")
+        zip_file.writestr("/tmp/evil.txt", "evil")
+        link = ZipInfo("evil_link")
+        link.external_attr = 0o120777 << 16
+        zip_file.writestr(link, "/etc/passwd")
+        for folder, (name, content) in zip(["../../", "/tmp/", "C:\\evil\\..\\/"], PHOTOGRAPHS.items(), strict=True):
+            zip_file.writestr(folder + name, content)
+            zip_file.writestr(f"thumbnails/{name}", b"small")
+    server.answers["/first.zip"] = good(archive.getvalue())
+    expect_both_photographs(data.MicroImageNet())
+    assert files_in(tmp_path) - {"box/cache/.lock", "manifest.csv"} == {
+        f"box/cache/MicroImageNet/{name}" for name in PHOTOGRAPHS
+    }
+    assert not any(Path("/tmp", name).exists() for name in ["evil.txt", *PHOTOGRAPHS])
+
+
+def test_two_processes_at_once_share_one_download(server, mirrors, cache, manifest):
+    def answer(handler) -> None:
+        wait_until(lambda: server.requests.count("HEAD /first.zip") == 2)  # until both are about to download
+        good(ARCHIVE)(handler)
+
+    server.answers["/first.zip"] = lambda handler: handler.command == "GET" and answer(handler)
+    classes = "data.imagenet_classes = lambda: [data.Label(1, '', 'n01443537'), data.Label(491, '', 'n03000684')]\n"
+    processes = [start(classes + "data.MicroImageNet()[1]", manifest) for _ in range(2)]
+    for process in processes:
+        assert process.communicate()[0] == "MicroImageNet: 2 photographs of 2 classes, from the cache.\n"
+    assert server.downloads("/first.zip") == 1
+    assert files_in(cache) == {f"MicroImageNet/{name}" for name in PHOTOGRAPHS}
+
+
+def test_a_kill_while_unpacking_leaves_nothing_that_counts(server, mirrors, cache, manifest):
+    server.answers["/first.zip"] = good(ARCHIVE)
+    stop = "data.imagenet_classes = list\ndata.pooch.file_hash = lambda path: data.time.sleep(60)\n"
+    process = start(stop + "data.MicroImageNet()", manifest)
+    wait_until(lambda: list(cache.glob(f".part-*/unpacked/{PERSON}")))
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not (cache / "MicroImageNet").exists()
+    expect_both_photographs(data.MicroImageNet())
+    assert files_in(cache) == {f"MicroImageNet/{name}" for name in PHOTOGRAPHS}
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(b"short")])
+def test_damaged_photographs_are_fetched_anew_or_reported(server, mirrors, cache, manifest, monkeypatch, damage):
+    server.answers["/first.zip"] = good(ARCHIVE)
+    data.MicroImageNet()
+    damage(cache / "MicroImageNet" / SAW)
+    monkeypatch.setenv("COURSE_OFFLINE", "1")
+    data.online.cache_clear()
+    assert data.MicroImageNet().source == (
+        "6 sample photographs from installed packages. MicroImageNet is damaged in the cache, and there is no network; "
+        "`make prefetch` fetches it."
+    )
+    monkeypatch.delenv("COURSE_OFFLINE")
+    data.online.cache_clear()
+    expect_both_photographs(data.MicroImageNet())
+
+
+# MicroImageNet, on disk
+
+
+def test_photographs_in_a_folder_or_zip_may_be_scaled_and_may_be_few(manifest, tmp_path, monkeypatch):
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    (tmp_path / "deep" / "er" / SAW).write_bytes(jpeg(7))
+    (tmp_path / "photographs.zip").write_bytes(zipped({f"deep/{SAW}": jpeg(7), "n01443537_9_goldfish.jpg": b""}))
+    for name in ["deep", "photographs.zip"]:
+        monkeypatch.setenv("COURSE_DATA", str(tmp_path / name))
+        dataset = data.MicroImageNet()
+        assert dataset.source == "MicroImageNet: 1 photographs of 1 classes, from COURSE_DATA."
+        assert [path.name for path in dataset.paths] == [SAW]
+        assert dataset[0][0].tobytes() == Image.open(io.BytesIO(jpeg(7))).convert("RGB").tobytes()
+
+
+def test_course_data_without_photographs_is_an_error_that_says_so(manifest, tmp_path, monkeypatch):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text.zip").write_text("no zip")
+    (tmp_path / "other.zip").write_bytes(zipped({"n00007846_1_person.jpg": b"", "readme.txt": b""}))
+    for name in ["nowhere", "empty", "text.zip", "other.zip"]:
+        monkeypatch.setenv("COURSE_DATA", str(tmp_path / name))
+        with pytest.raises(FileNotFoundError, match=f"{name} is no folder or zip with photographs of Micro"):
+            data.MicroImageNet()
+
+
+def test_the_manifest_of_the_course_names_750_photographs_of_150_classes_in_order(tmp_path, monkeypatch):
+    names = [line.split(",")[0] for line in data.MANIFEST.read_text().splitlines()[1:]]
+    for name in names:
+        (tmp_path / name).touch()
+    monkeypatch.setenv("COURSE_DATA", str(tmp_path))
+    dataset = data.MicroImageNet()
+    assert dataset.source == "MicroImageNet: 750 photographs of 150 classes, from COURSE_DATA."
+    assert len(names) == 1000 and len(dataset) == 750
+    assert [path.name for path in dataset.paths] == sorted(path.name for path in dataset.paths)
+    assert dataset.labels[0].name == "goldfish" and dataset.labels[200].name == "chain saw"
+    assert dataset.labels[-1].name == "burrito"
+
+
+def test_all_real_photographs_can_be_read(monkeypatch):
+    if not REAL_PHOTOGRAPHS.exists():
+        pytest.skip("the scaled photographs of MicroImageNet are not on this machine")
+    monkeypatch.setenv("COURSE_DATA", str(REAL_PHOTOGRAPHS))
+    dataset = data.MicroImageNet()
+    assert len(dataset) == 750
+    for (image, index), path, label in zip(dataset, dataset.paths, dataset.labels, strict=True):
+        assert image.mode == "RGB" and min(image.size) >= 20 and np.asarray(image).std() > 1, path
+        assert path.name.startswith(label.wnid) and index == label.index
+
+
+# Images
+
+
+def gradient(mode: str) -> Image.Image:
+    grey = Image.fromarray(np.tile(np.arange(0, 256, 4, dtype=np.uint8), (40, 1)))
+    if mode == "I;16":
+        return Image.fromarray(np.asarray(grey).astype(np.uint16) * 257)
+    return grey.convert("RGB").quantize(64) if mode == "P" else grey.convert(mode)
+
+
+def saved(image: Image.Image, format: str, **options) -> bytes:
+    file = io.BytesIO()
+    image.save(file, format, **options)
+    return file.getvalue()
+
+
+def read(content: bytes, tmp_path: Path, monkeypatch) -> Image.Image:
+    (tmp_path / SAW).write_bytes(content)
+    monkeypatch.setenv("COURSE_DATA", str(tmp_path))
+    image, index = data.MicroImageNet()[0]
+    assert image.mode == "RGB" and index == 491
+    return image
+
+
+@pytest.mark.parametrize(
+    ("mode", "format", "tolerance"),
+    [
+        ("L", "JPEG", 3),
+        ("CMYK", "JPEG", 6),
+        ("RGB", "PNG", 0),
+        ("L", "PNG", 0),
+        ("LA", "PNG", 0),
+        ("P", "PNG", 3),
+        ("RGBA", "PNG", 0),
+        ("I;16", "PNG", 1),
+        ("1", "PNG", 255),
+    ],
+)
+def test_images_of_every_mode_become_rgb_and_look_the_same(manifest, tmp_path, monkeypatch, mode, format, tolerance):
+    image = read(saved(gradient(mode), format), tmp_path, monkeypatch)
+    expected = np.tile(np.arange(0, 256, 4)[:, None], (40, 1, 3))
+    assert image.size == (64, 40)
+    assert np.abs(np.asarray(image).astype(int) - expected).max() <= tolerance
+    assert np.asarray(image)[:, -8:].mean() - np.asarray(image)[:, :8].mean() > 180
+
+
+def test_what_is_transparent_becomes_white(manifest, tmp_path, monkeypatch):
+    red = Image.new("RGBA", (40, 40), (255, 0, 0, 0))
+    red.paste((255, 0, 0, 255), (0, 0, 20, 40))
+    for content in [saved(red, "PNG"), saved(red.convert("P"), "PNG", transparency=red.convert("P").getpixel((30, 0)))]:
+        image = read(content, tmp_path, monkeypatch)
+        assert image.getpixel((39, 0)) == (255, 255, 255)
+    assert read(saved(red, "PNG"), tmp_path, monkeypatch).getpixel((0, 0)) == (255, 0, 0)
+
+
+def test_the_rotation_that_a_camera_noted_is_applied(manifest, tmp_path, monkeypatch):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90° clockwise
+    image = read(saved(gradient("L"), "JPEG", exif=exif), tmp_path, monkeypatch)
+    assert image.size == (40, 64)
+    assert image.getpixel((20, 2))[0] < 20 and image.getpixel((20, 61))[0] > 235
+
+
+@pytest.mark.parametrize("content", [jpeg(0)[:-300], b"", b"no image", saved(gradient("L"), "PNG")[:-40]])
+def test_a_damaged_image_is_named(manifest, tmp_path, monkeypatch, content):
+    with pytest.raises(RuntimeError, match=rf"{SAW} is not a readable image"):
+        read(content, tmp_path, monkeypatch)
+
+
+def test_a_damaged_image_in_a_zip_is_named(manifest, tmp_path, monkeypatch):
+    (tmp_path / "photographs.zip").write_bytes(damaged(ARCHIVE.index(PHOTOGRAPHS[SAW]) + 99))
+    monkeypatch.setenv("COURSE_DATA", str(tmp_path / "photographs.zip"))
+    with pytest.raises(RuntimeError, match=rf"photographs.zip/.*{SAW} is not a readable image"):
+        data.MicroImageNet()[1]
+
+
+def test_indices_are_those_of_a_list(manifest, tmp_path, monkeypatch):
+    (tmp_path / "photographs.zip").write_bytes(ARCHIVE)
+    monkeypatch.setenv("COURSE_DATA", str(tmp_path / "photographs.zip"))
+    dataset = data.MicroImageNet()
+    assert len(dataset) == 2 and dataset[-1][1] == 491 and dataset[torch.tensor(0)][1] == 1
+    for index in (2, -3):
+        with pytest.raises(IndexError):
+            dataset[index]
+
+
+def test_a_zip_file_can_be_read_by_the_workers_of_a_data_loader(manifest, tmp_path, monkeypatch):
+    (tmp_path / "photographs.zip").write_bytes(ARCHIVE)
+    monkeypatch.setenv("COURSE_DATA", str(tmp_path / "photographs.zip"))
+    dataset = data.MicroImageNet()
+    loader = DataLoader(dataset, num_workers=1, collate_fn=list, multiprocessing_context="fork")
+    assert [batch[0][1] for batch in loader] == [1, 491]
+
+
+# Sample photographs, digits
+
+
+def test_without_network_there_are_six_sample_photographs_and_one_line_the_same_everywhere(monkeypatch, capsys):
+    monkeypatch.setenv("COURSE_OFFLINE", "1")
+    dataset = data.MicroImageNet()
+    assert capsys.readouterr().out == (
+        "6 sample photographs from installed packages. MicroImageNet is not in the cache, and there is no network; "
+        "`make prefetch` fetches it.\n"
+    )
+    assert [path.name for path in dataset.paths] == (
+        ["chelsea.png", "coffee.png", "rocket.jpg", "grace_hopper.jpg", "camera.png", "china.jpg"]
+    )
+    classes = data.imagenet_classes()
+    assert [[classes[i].name for i in sorted(accepted)] for accepted in dataset.accepted] == [
+        ["tabby", "tiger cat", "Egyptian cat"],
+        ["espresso", "cup"],
+        ["missile", "projectile"],
+        ["military uniform"],
+        ["tripod"],
+        ["palace"],
+    ]
+    assert [label.wnid for label in dataset.labels[:4]] == ["n02123045", "n07920052", "n04008634", "n03763968"]
+    for (image, index), label, accepted in zip(dataset, dataset.labels, dataset.accepted, strict=True):
+        assert image.mode == "RGB" and min(image.size) >= 300 and index == label.index and index in accepted
+
+
+def test_a_sample_that_no_package_has_is_left_out(monkeypatch):
+    monkeypatch.setenv("COURSE_OFFLINE", "1")
+    lacking = [("no_such_package", "a.png", (0,)), ("skimage", "data/no_such_file.png", (1,))]
+    monkeypatch.setattr(data, "SAMPLES", lacking + data.SAMPLES[:1])
+    assert [path.name for path in data.MicroImageNet().paths] == ["chelsea.png"]
+
+
+def test_digits_are_split_the_same_each_time_with_each_class_in_both_parts():
+    x_train, y_train, x_test, y_test = data.digits()
+    assert x_train.shape == (1297, 1, 8, 8) and x_test.shape == (500, 1, 8, 8)
+    assert x_train.dtype == x_test.dtype == torch.float32 and y_train.dtype == y_test.dtype == torch.int64
+    assert x_train.min() == x_test.min() == 0 and x_train.max() == x_test.max() == 1
+    share = torch.bincount(y_test) / torch.bincount(torch.cat([y_train, y_test]))
+    assert len(share) == 10 and (share - 500 / 1797).abs().max() < 0.01
+    assert y_test[:10].tolist() == [4, 8, 8, 3, 9, 0, 6, 3, 9, 8]  # what another split would not give
+
+
+def test_no_digit_is_in_both_parts():
+    x_train, _, x_test, _ = data.digits()
+    assert len(torch.cat([x_train, x_test]).flatten(1).unique(dim=0)) == 1797

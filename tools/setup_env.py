@@ -1,0 +1,149 @@
+"""Make `.venv` with the packages of requirements.txt at the versions of constraints.txt.
+
+Every make target calls this first. Where all is there, it returns at once and calls no pip. Where an earlier call
+was interrupted or .venv is broken, it builds .venv anew. It uses the standard library only, and starts on any
+Python from 3.6 on, to find a better one or to say what is missing.
+"""
+
+import contextlib
+import errno
+import hashlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # on Windows, nothing keeps two calls apart
+    fcntl = None
+
+ROOT = Path(__file__).resolve().parent.parent
+VENV = ROOT / ".venv"
+VENV_PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+STAMP = VENV / "complete"  # written last: the Python version, and a hash of what was installed
+SUPPORTED = ["3.13", "3.12", "3.11", "3.10"]
+NEEDED_SPACE = 3 << 30  # bytes, for the packages and what pip keeps in its cache; without CUDA's libraries
+DISK_FULL = "The disk is full: free about 3 GB where .venv, pip's cache and the temporary folder are, and call again."
+
+
+def say(text):
+    print(text, flush=True)
+
+
+def ask(python, code):
+    """What another Python prints when it runs `code`; None where it fails."""
+    try:
+        output = subprocess.check_output([str(python), "-I", "-c", code], stderr=subprocess.DEVNULL)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return output.decode().strip()
+
+
+def find_python():
+    """The Python to make .venv with, and its version: the one that runs this, or else the newest on the PATH."""
+    this = "{}.{}".format(*sys.version_info)
+    if this in SUPPORTED:
+        return sys.executable, this
+    problem = f"{sys.executable} is Python {this}, and the course needs 3.10 to 3.13"
+    for version in SUPPORTED:
+        python = shutil.which("python" + version)
+        if python and ask(python, "import sys; print('{}.{}'.format(*sys.version_info))") == version:
+            say(f"{problem}: using {python}.")
+            return python, version
+    sys.exit(f"{problem}: install one of these, or name it, as in: make lab PYTHON=/path/to/python3.12")
+
+
+def is_ready(stamp):
+    try:
+        return STAMP.read_text() == stamp and ask(VENV_PYTHON, "import pip") is not None
+    except OSError:
+        return False
+
+
+@contextlib.contextmanager
+def one_at_a_time():
+    """Hold a lock, or wait for it. The system takes it from processes that have ended, however they ended."""
+    with open(str(ROOT / ".venv.lock"), "w") as lock:
+        # pip inherits the lock: if this process alone is killed, the next call waits for pip, which goes on writing.
+        os.set_inheritable(lock.fileno(), True)
+        if fcntl:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                say("Another call is installing into this .venv: waiting until it ends.")
+                fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def run(*command):
+    """Run a command that shows its progress itself, and exit with one sentence where it fails."""
+    process = subprocess.Popen(
+        [str(part) for part in command],
+        cwd=str(ROOT),
+        env=dict(os.environ, PIP_DISABLE_PIP_VERSION_CHECK="1", PIP_USER="0"),
+        stderr=subprocess.PIPE,
+        close_fds=False,
+    )
+    errors = b""
+    try:
+        for line in process.stderr:
+            errors += line
+            sys.stderr.buffer.write(line)
+            sys.stderr.flush()
+        process.wait()
+    finally:
+        process.kill()  # without effect where it has ended by itself
+    if process.returncode:
+        if any(mark in errors for mark in (b"Errno 28", b"No space left", b"quota exceeded")):
+            sys.exit(DISK_FULL)
+        sys.exit("The packages could not be installed, for the reason above. Is there a network? Then call again.")
+
+
+def install(python, version, stamp):
+    # Packages can be added to a complete .venv. Any other, also one that an interruption has torn, is made anew.
+    complete = STAMP.exists() and STAMP.read_text().startswith(version) and ask(VENV_PYTHON, "import pip") is not None
+    with contextlib.suppress(OSError):
+        STAMP.unlink()
+    say(f"Installing the course's packages into .venv, with Python {version}. This takes some minutes, once.")
+    if not complete:
+        if ask(python, "import ensurepip, venv") is None:
+            sys.exit(
+                f"{python} lacks the modules venv and ensurepip: install them (on Debian and Ubuntu: "
+                f"apt install python{version}-venv), and call again."
+            )
+        run(python, "-I", "-m", "venv", "--clear", "--without-pip", VENV)
+        if shutil.disk_usage(str(VENV)).free < NEEDED_SPACE:
+            sys.exit(DISK_FULL)
+        run(VENV_PYTHON, "-I", "-m", "ensurepip", "--default-pip")
+    if sys.platform == "linux" and not shutil.which("nvidia-smi"):
+        say(
+            "No NVIDIA GPU here: several GB are saved where pip's PIP_EXTRA_INDEX_URL or PIP_FIND_LINKS "
+            "points at the CPU wheels that pytorch.org names."
+        )
+    run(VENV_PYTHON, "-I", "-m", "pip", "install", "-r", "requirements.txt", "-c", "constraints.txt")
+    if hasattr(os, "sync"):
+        os.sync()  # a power cut must not leave the stamp without the packages
+    STAMP.write_text(stamp)
+
+
+def main():
+    python, version = find_python()
+    contents = b"".join((ROOT / name).read_bytes() for name in ("requirements.txt", "constraints.txt"))
+    stamp = f"{version} {hashlib.sha256(contents).hexdigest()}"
+    if not is_ready(stamp):
+        with one_at_a_time():
+            if not is_ready(stamp):  # the call that was waited for may have made it
+                install(python, version, stamp)
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit("Interrupted. The next call begins anew.")
+    except OSError as error:
+        sys.exit(DISK_FULL if error.errno == errno.ENOSPC else f"Cannot set up .venv: {error}")

@@ -1,0 +1,305 @@
+"""Photographs, digits and class names for the course, and the downloads behind them."""
+
+import csv
+import os
+import shutil
+import time
+import zlib
+from collections.abc import Callable
+from concurrent import futures
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
+from threading import Thread
+from typing import NamedTuple
+from zipfile import BadZipFile, ZipFile, is_zipfile
+
+import pooch
+import requests
+import torch
+from filelock import FileLock
+from PIL import Image, ImageOps
+from torch import Tensor
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+DATA = Path(__file__).resolve().parent.parent / "data"
+MANIFEST = DATA / "microimagenet.csv"
+MIRRORS = [
+    "https://github.com/ajschumacher/imagen/archive/refs/heads/master.zip",
+    "https://edunet.kea.su/repo/EduNet-web_dependencies/datasets/imagen.zip",
+]
+ONLINE_SECONDS = 5  # how long online() may take
+TIMEOUT = (5, 15)  # seconds to connect, and between two packets
+GRACE_SECONDS, MIN_SPEED = 30, 20_000  # after the grace, a server that gave fewer bytes per second is given up
+
+# Photographs in packages that the course needs anyway, with the classes that count as correct. The first is the
+# label; for the first four photographs it is one of the 200 classes of the micro networks.
+SAMPLES = [
+    ("skimage", "data/chelsea.png", (281, 282, 285)),  # a striped cat: tabby, tiger cat, Egyptian cat
+    ("skimage", "data/coffee.png", (967, 968)),  # espresso, cup
+    ("skimage", "data/rocket.jpg", (744, 657)),  # projectile, missile
+    ("matplotlib", "mpl-data/sample_data/grace_hopper.jpg", (652,)),  # military uniform
+    ("skimage", "data/camera.png", (872,)),  # tripod
+    ("sklearn", "datasets/images/china.jpg", (698,)),  # palace: the Summer Palace in Beijing
+]
+
+
+class DownloadError(RuntimeError):
+    """A file is not in the cache and cannot be downloaded."""
+
+
+class Label(NamedTuple):
+    """A class of ImageNet: its index in a network's output, its name, its WordNet id."""
+
+    index: int
+    name: str
+    wnid: str
+
+
+@cache
+def imagenet_classes() -> list[Label]:
+    """Return the 1,000 classes of ILSVRC by index. The names are torchvision's, of which no two are the same."""
+    from timm.data import ImageNetInfo
+    from torchvision.models import AlexNet_Weights
+
+    names, wnids = AlexNet_Weights.IMAGENET1K_V1.meta["categories"], ImageNetInfo().label_names()
+    return [Label(index, *label) for index, label in enumerate(zip(names, wnids, strict=True))]
+
+
+def cache_dir() -> Path:
+    """Return the folder for downloads: $COURSE_CACHE, else data/cache. It need not exist yet."""
+    return Path(os.environ.get("COURSE_CACHE") or DATA / "cache").expanduser().absolute()
+
+
+@cache
+def online() -> bool:
+    """Tell whether a mirror answers within 5 s. Asked once per process, and never under COURSE_OFFLINE=1."""
+    if os.environ.get("COURSE_OFFLINE") == "1":
+        return False
+    answers = [_start(requests.head, url, timeout=ONLINE_SECONDS) for url in _with_course_mirror("imagen.zip", MIRRORS)]
+    try:
+        return any(answer.exception() is None for answer in futures.as_completed(answers, ONLINE_SECONDS))
+    except futures.TimeoutError:
+        return False
+
+
+def _start(function: Callable, *args, **kwargs) -> futures.Future:
+    """Call `function` in a thread that can be abandoned: time-outs end neither look-ups of names nor slow drips."""
+    future = futures.Future()
+
+    def run() -> None:
+        try:
+            future.set_result(function(*args, **kwargs))
+        except Exception as error:
+            future.set_exception(error)
+
+    Thread(target=run, daemon=True).start()
+    return future
+
+
+def fetch(name: str, urls: list[str], sha256: str | None = None) -> Path:
+    """Return the path of a file in the cache; if it is missing or damaged, download it.
+
+    Parameters
+    ----------
+    name : str
+        Path inside the cache.
+    urls : list of str
+        Where to get it, tried in order after $COURSE_MIRROR/<last part of `name`>.
+    sha256 : str, optional
+        The SHA-256 of the file in lower-case hexadecimal, or how it begins.
+
+    Raises
+    ------
+    DownloadError
+        If there is no network, no server gives the right file, or the cache cannot be written.
+    """
+
+    def is_good(path: Path) -> bool:
+        return path.is_file() and (sha256 is None or pooch.file_hash(path).startswith(sha256))
+
+    return _obtain(cache_dir() / name, _with_course_mirror(Path(name).name, urls), is_good)
+
+
+def _with_course_mirror(name: str, urls: list[str]) -> list[str]:
+    mirror = os.environ.get("COURSE_MIRROR")
+    return [f"{mirror.rstrip('/')}/{name}", *urls] if mirror else urls
+
+
+def _obtain(target: Path, urls: list[str], is_good: Callable, prepare: Callable = Path) -> Path:
+    """Return `target`. If it is not good already, it becomes what `prepare` makes of the first good download."""
+    if is_good(target):
+        return target
+    if not online():
+        state = "damaged in" if target.exists() else "not in"
+        raise DownloadError(f"{target.name} is {state} the cache, and there is no network; `make prefetch` fetches it.")
+    reasons = []
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(target.parent / ".lock", timeout=600):
+            if is_good(target):  # another process was faster
+                return target
+            for leftover in target.parent.glob(".part-*"):  # of a dead process: a living one would hold the lock
+                shutil.rmtree(leftover)
+            with TemporaryDirectory(prefix=".part-", dir=target.parent) as folder:
+                for url in urls:
+                    try:
+                        new = prepare(_download(url, Path(folder, target.name)))
+                        if not is_good(new):
+                            raise DownloadError("other content than expected")
+                        shutil.rmtree(target, ignore_errors=True)  # a folder can replace only an empty one
+                        return new.replace(target)
+                    except requests.RequestException as error:
+                        reasons.append(f"{url}: {getattr(error.response, 'status_code', type(error).__name__)}")
+                    except (RuntimeError, ValueError, BadZipFile, EOFError, zlib.error) as error:  # zipfile's, too
+                        reasons.append(f"{url}: {error}")
+    except OSError as error:
+        reason = error.strerror or error
+        raise DownloadError(f"The cache {target.parent} cannot be written ({reason}). Set COURSE_CACHE.") from error
+    raise DownloadError(f"{target.name} could not be downloaded ({'; '.join(reasons)}).")
+
+
+def _download(url: str, path: Path) -> Path:
+    # pooch wants a bar that has a total, and then sets it.
+    with path.open("wb") as file, tqdm(total=1, desc=path.name, unit="B", unit_scale=True, leave=False) as bar:
+        downloader = pooch.HTTPDownloader(progressbar=bar, chunk_size=2**16, timeout=TIMEOUT)
+        download, start = _start(downloader, url, file, None), time.monotonic()
+        while not download.done():
+            if (time.monotonic() - start - GRACE_SECONDS) * MIN_SPEED > path.stat().st_size:
+                raise DownloadError("too slow")
+            time.sleep(0.05)
+        download.result()
+    with path.open("rb") as file:
+        if file.read(64).lstrip().lower().startswith((b"<!doctype html", b"<html")):
+            raise DownloadError("a web page instead of the file")
+    return path
+
+
+def _manifest() -> dict[str, tuple[int, str]]:
+    with MANIFEST.open(newline="") as file:
+        return {row["file"]: (int(row["bytes"]), row["sha256"]) for row in csv.DictReader(file)}
+
+
+def _is_whole(folder: Path) -> bool:
+    sizes = {file.name: file.stat().st_size for file in folder.iterdir()} if folder.is_dir() else {}
+    return all(sizes.get(name) == size for name, (size, _) in _manifest().items())
+
+
+def _unpack(archive: Path) -> Path:
+    """Write the photographs of the manifest, and no other file, to a folder beside the archive."""
+    folder = archive.with_name("unpacked")
+    folder.mkdir(exist_ok=True)
+    with ZipFile(archive) as zip_file:
+        entries = {(PurePosixPath(entry.filename).name, entry.file_size): entry for entry in zip_file.infolist()}
+        for name, (size, sha256) in _manifest().items():
+            if (name, size) not in entries:
+                raise DownloadError(f"{name} is missing or has another size")
+            with zip_file.open(entries[name, size]) as file:
+                (folder / name).write_bytes(file.read(size))
+            if pooch.file_hash(folder / name) != sha256:
+                raise DownloadError(f"{name} has other content")
+    return folder
+
+
+class _Zipped(NamedTuple):
+    """A file in a zip file, which is opened anew each time, so that the workers of a data loader can use it."""
+
+    archive: Path
+    entry: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.archive}/{self.entry}"
+
+    def open(self, mode: str = "rb"):
+        return ZipFile(self.archive).open(self.entry)
+
+
+class MicroImageNet(Dataset):
+    """Photographs and their ImageNet classes: five for each of 150 classes, or else six samples.
+
+    They come from the folder or zip file $COURSE_DATA if that is set, else from the cache, else they are downloaded
+    (106 MB from https://github.com/ajschumacher/imagen, of which the ILSVRC classes are used), else from installed
+    packages. Items are pairs of an RGB `PIL.Image.Image` and a class index.
+
+    Attributes
+    ----------
+    paths : list of pathlib.Path
+        Those inside a zip file are no paths, but have `name` and `open()`, too.
+    labels : list of Label
+    accepted : list of frozenset of int
+        The indices of the classes that count as correct.
+    source : str
+        Where the photographs come from, in one line, which is also printed.
+
+    Raises
+    ------
+    FileNotFoundError
+        If $COURSE_DATA holds none of the photographs.
+    RuntimeError
+        If an item cannot be read as an image.
+    """
+
+    def __init__(self) -> None:
+        classes = imagenet_classes()
+        by_wnid = {label.wnid: label for label in classes}
+        given, urls = os.environ.get("COURSE_DATA"), _with_course_mirror("imagen.zip", MIRRORS)
+        try:
+            source = Path(given or _obtain(cache_dir() / "MicroImageNet", urls, _is_whole, _unpack)).expanduser()
+            files = sorted(source.rglob("*.jpg"))
+            if is_zipfile(source):
+                files = [_Zipped(source, entry, PurePosixPath(entry).name) for entry in ZipFile(source).namelist()]
+            found = {file.name: file for file in files}
+            self.paths = [found[name] for name in _manifest() if name in found and name.split("_")[0] in by_wnid]
+            if not self.paths:
+                raise FileNotFoundError(f"COURSE_DATA={given} is no folder or zip with photographs of MicroImageNet.")
+            self.labels = [by_wnid[path.name.split("_")[0]] for path in self.paths]
+            self.accepted = [frozenset([label.index]) for label in self.labels]
+            self.source = f"MicroImageNet: {len(self.paths)} photographs of {len(set(self.labels))} classes, from "
+            self.source += "COURSE_DATA." if given else "the cache."
+        except DownloadError as error:
+            self.paths, self.labels, self.accepted = [], [], []
+            for package, file, accepted in SAMPLES:
+                spec = find_spec(package)
+                if spec and (path := Path(spec.origin).parent / file).is_file():
+                    self.paths.append(path)
+                    self.labels.append(classes[accepted[0]])
+                    self.accepted.append(frozenset(accepted))
+            self.source = f"{len(self.paths)} sample photographs from installed packages. {error}"
+        print(self.source)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        path, label = self.paths[index], self.labels[index]
+        try:
+            with path.open("rb") as file, Image.open(file) as image:
+                image = ImageOps.exif_transpose(image)
+                if image.mode.startswith("I"):  # 16 bits per pixel
+                    image = image.point(lambda value: value / 257)
+                if image.has_transparency_data:  # shown on white
+                    image = image.convert("RGBA")
+                    image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+                return image.convert("RGB"), label.index
+        except Exception as error:  # Pillow and zipfile raise all sorts
+            raise RuntimeError(f"{path} is not a readable image ({error}). Replace or delete it.") from error
+
+
+def digits() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return scikit-learn's 1,797 handwritten digits (Alpaydin and Kaynak, 1998) in a fixed, stratified split.
+
+    Returns
+    -------
+    x_train, y_train, x_test, y_test : Tensor
+        Images, float32 in [0, 1], (1297, 1, 8, 8) and (500, 1, 8, 8); labels, int64, (1297,) and (500,).
+    """
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    data = load_digits()
+    x, y = torch.tensor(data.images[:, None] / 16, dtype=torch.float32), torch.tensor(data.target)
+    train, test = train_test_split(range(len(y)), test_size=500, stratify=y, random_state=0)
+    return x[train], y[train], x[test], y[test]
