@@ -25,15 +25,24 @@ def partial(content: bytes, length: int, kind: str = "application/octet-stream")
     return answer
 
 
-def slow(content: bytes, pause: float, pieces: int) -> Answer:
-    """Send `content` in so many pieces, each after a pause in seconds."""
+def stalled(content: bytes, length: int) -> Answer:
+    """Promise `length` bytes, send `content`, and no more."""
 
     def answer(handler: BaseHTTPRequestHandler) -> None:
-        size = -(-len(content) // pieces)
+        partial(content, length)(handler)
+        hang(handler)
+
+    return answer
+
+
+def dripping(content: bytes) -> Answer:
+    """Send a byte now and then."""
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
         partial(b"", length=len(content))(handler)
-        for start in range(0, len(content), size):
-            time.sleep(pause)
-            handler.wfile.write(content[start : start + size])
+        for byte in content:
+            time.sleep(0.2)
+            handler.wfile.write(bytes([byte]))
 
     return answer
 

@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from notebooks import GIT, ROOT, publish
 
+from notebooks import GIT, ROOT, publish
 from tools import links
 
 OLD = links.read_address(ROOT)

@@ -26,7 +26,7 @@ VENV_PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 STAMP = VENV / "complete"  # written last: the Python version, and a hash of what was installed
 SUPPORTED = ["3.13", "3.12", "3.11", "3.10"]
 NEEDED_SPACE = 3 << 30  # bytes, for the packages and what pip keeps in its cache; without CUDA's libraries
-DISK_FULL = "The disk is full: free about 3 GB where .venv, pip's cache and the temporary folder are, and call again."
+DISK_FULL = "The disk is full: .venv, pip's cache and temporary files need 3 GB in all, 10 GB with CUDA."
 
 
 def say(text):

@@ -263,7 +263,7 @@ class MicroImageNet(Dataset):
             self.paths, self.labels, self.accepted = [], [], []
             for package, file, accepted in SAMPLES:
                 spec = find_spec(package)
-                if spec and (path := Path(spec.origin).parent / file).is_file():
+                if spec and spec.origin and (path := Path(spec.origin).parent / file).is_file():
                     self.paths.append(path)
                     self.labels.append(classes[accepted[0]])
                     self.accepted.append(frozenset(accepted))

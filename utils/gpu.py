@@ -79,7 +79,7 @@ def gpu_usage() -> Devices:
             if devices := pool.apply_async(list, [source()]).get(PATIENCE):
                 return Devices(devices)
     machine, used = psutil.virtual_memory(), psutil.Process().memory_info().rss
-    return Devices([Device("this process (no GPU)", machine.available, used, machine.total, math.nan)])
+    return Devices([Device("this process (no GPU found)", machine.available, used, machine.total, math.nan)])
 
 
 @dataclass
@@ -144,7 +144,7 @@ def benchmark(function: Callable[[], object], seconds: float = 1.0, min_repeats:
     is not to be timed (making the model, moving it, entering ``inference_mode``) belongs outside.
     """
     wait = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
-    for least, budget in ((2, seconds / 4), (min_repeats, seconds)):
+    for least, budget in ((2, seconds / 4), (max(2, min_repeats), seconds)):
         times: list[float] = []
         end = time.perf_counter() + budget
         while len(times) < least or time.perf_counter() < end:

@@ -68,9 +68,11 @@ def load(name: str, folder: Path = WEIGHTS) -> tuple[nn.Module, dict]:
         with safe_open(path, framework="pt") as file:
             about = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
             # Shipped in half precision; load_state_dict copies into the float32 parameters.
-            model.load_state_dict({key: file.get_tensor(key) for key in file.keys()})
+            model.load_state_dict({key: file.get_tensor(key) for key in sorted(file.keys())})
     except FileNotFoundError:
-        raise RuntimeError(f"The weights {path} are missing. Fetch them with: git checkout -- {path.name}") from None
+        raise RuntimeError(
+            f"The weights {path} are missing. Restore them: git checkout -- data/zoo/{path.name}"
+        ) from None
     except (SafetensorError, RuntimeError, ValueError, OSError) as error:
         raise RuntimeError(
             f"The weights {path} cannot be used ({str(error).splitlines()[0]}). "

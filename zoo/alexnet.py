@@ -45,7 +45,9 @@ class LocalResponseNorm(nn.Module):
 
 
 class AlexNet(nn.Module):
-    """The micro AlexNet: 1.6 M parameters, 59 M multiply-adds at 64x64.
+    """The micro AlexNet: 1.5 M parameters, 56 M multiply-adds at 64x64.
+
+    Each convolution has half as many filters as in the paper, each hidden dense layer an eighth of the units.
 
     Parameters
     ----------
@@ -62,11 +64,11 @@ class AlexNet(nn.Module):
     def __init__(self, num_classes: int = 200, dropout: float = 0.2) -> None:
         super().__init__()
         self.features = nn.Sequential(
-            nn.Conv2d(3, 64, kernel_size=7, stride=2, padding=3),
+            nn.Conv2d(3, 48, kernel_size=7, stride=2, padding=3),
             nn.ReLU(inplace=True),
-            LocalResponseNorm(64),
+            LocalResponseNorm(48),
             nn.MaxPool2d(kernel_size=3, stride=2),
-            nn.Conv2d(64, 128, kernel_size=5, padding=2, groups=2),
+            nn.Conv2d(48, 128, kernel_size=5, padding=2, groups=2),
             nn.ReLU(inplace=True),
             LocalResponseNorm(128),
             nn.MaxPool2d(kernel_size=3, stride=2),
@@ -88,12 +90,14 @@ class AlexNet(nn.Module):
             nn.ReLU(inplace=True),
             nn.Linear(512, num_classes),
         )
-        # He et al. 2015. The paper's normal distribution of standard deviation 0.01 suits layers with thousands
-        # of inputs; in this narrow network the signal would die out on the way to the last layer.
+        # The paper draws all weights with a standard deviation of 0.01, which suits layers with thousands of inputs. In
+        # this narrow network the signal would die out on the way to the last layer, so the layers begin as He et al.
+        # (2015) advise; but the first begins smaller, which leaves less noise in the filters that it learns.
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
                 nn.init.zeros_(module.bias)
+        nn.init.normal_(self.features[0].weight, std=0.03)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.pool(self.features(x))

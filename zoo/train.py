@@ -53,7 +53,7 @@ class Recipe:
     label_smoothing: float = 0.1
     weight_decay_sgd: float = 5e-4
     weight_decay_adamw: float = 0.05
-    crop_area: float = 0.35  # a training crop covers between this share of the image and all of it
+    crop_area: float = 0.5  # a training crop covers between this share of the image and all of it
 
 
 def augment(images: Tensor, size: int, crop_area: float, generator: torch.Generator) -> Tensor:

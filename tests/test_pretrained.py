@@ -1,0 +1,162 @@
+"""Which weights a classifier gets, that they are checked, and that its predictions are those of the network."""
+
+import hashlib
+import io
+import re
+from types import SimpleNamespace
+
+import nbformat
+import pytest
+import torch
+import torchvision
+from PIL import Image
+
+import zoo
+from course_server import CourseServer, good
+from notebooks import NOTEBOOKS
+from utils import data, prefetch, pretrained
+from utils.data import DownloadError, MicroImageNet, imagenet_classes
+from utils.pretrained import load_classifier
+
+SMALL = "squeezenet1_1"  # torchvision's smallest classifier, in whose place no micro network stands
+
+
+@pytest.fixture(autouse=True)
+def offline(tmp_path, monkeypatch):
+    """No network and an empty cache, until a test says otherwise."""
+    for name in ("COURSE_DATA", "COURSE_MIRROR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("COURSE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    go(monkeypatch, online=False)
+    yield
+    data.online.cache_clear()
+
+
+def go(monkeypatch, online: bool) -> None:
+    monkeypatch.setenv("COURSE_OFFLINE", "0" if online else "1")
+    data.online.cache_clear()
+
+
+@pytest.fixture
+def server(monkeypatch):
+    """A server that has weights for SMALL; torchvision's description of them is changed to name it."""
+    torch.manual_seed(0)
+    model = torchvision.models.get_model(SMALL, weights=None)
+    file = io.BytesIO()
+    torch.save(model.state_dict(), file)
+    content = file.getvalue()
+    real = pretrained.full_weights(SMALL)
+    with CourseServer() as server:
+        path = f"/{SMALL}-{hashlib.sha256(content).hexdigest()[:8]}.pth"
+        server.answers = {path: good(content), "/imagen.zip": good(b"")}
+        described = SimpleNamespace(url=server.url(path), name=real.name, transforms=real.transforms, meta=real.meta)
+        monkeypatch.setattr(pretrained, "full_weights", lambda name: described if name == SMALL else None)
+        monkeypatch.setattr(data, "MIRRORS", [server.url("/imagen.zip")])
+        server.path, server.model = path, model.eval()
+        yield server
+
+
+def test_without_a_network_the_micro_network_stands_in_and_says_so(capsys):
+    classifier = load_classifier("alexnet")
+    said = capsys.readouterr().out
+    assert "alexnet-owt-7be5be79.pth is not in the cache" in said and classifier.source in said
+    assert re.fullmatch(
+        r"micro_alexnet: 1\.6 M parameters, 64×64 pixels, for 200 classes of ImageNet\.", classifier.source
+    )
+    assert len(classifier.categories) == len(classifier.wnids) == 200
+
+
+def test_the_micro_network_can_be_had_under_its_own_name(capsys):
+    assert load_classifier("micro_alexnet").source == load_classifier("alexnet").source
+
+
+def test_names_and_wordnet_ids_of_the_micro_network_belong_together():
+    classifier = load_classifier("micro_alexnet")
+    name_of = {label.wnid: label.name for label in imagenet_classes()}
+    assert classifier.categories == [name_of[wnid] for wnid in classifier.wnids]
+    assert {"tabby", "espresso", "projectile", "military uniform"} <= set(classifier.categories)
+
+
+def test_a_name_that_nobody_knows_is_refused_with_those_there_are():
+    with pytest.raises(ValueError, match=r"'lenet'.*micro_alexnet"):
+        load_classifier("lenet")
+
+
+def test_full_weights_are_downloaded_once_and_then_come_from_the_cache(server, monkeypatch):
+    go(monkeypatch, online=True)
+    classifier = load_classifier(SMALL)
+    assert classifier.source == f"{SMALL}: torchvision's weights IMAGENET1K_V1, for the 1,000 classes of ImageNet."
+    assert classifier.categories == [label.name for label in imagenet_classes()]
+    assert not classifier.model.training
+    go(monkeypatch, online=False)
+    again = load_classifier(SMALL)
+    assert server.downloads(server.path) == 1
+    image = Image.new("RGB", (300, 260), "orange")
+    expected = server.model(classifier.transform(image)[None])
+    torch.testing.assert_close(again.logits([image]), expected.detach(), rtol=1e-4, atol=1e-4)
+
+
+def test_weights_with_other_content_are_not_used(server, monkeypatch):
+    go(monkeypatch, online=True)
+    server.answers[server.path] = good(b"something else")
+    with pytest.raises(DownloadError, match="other content than expected"):
+        load_classifier(SMALL)
+
+
+def test_without_full_weights_and_micro_network_the_error_names_the_file_and_the_command(server):
+    with pytest.raises(DownloadError, match=rf"{server.path[1:]} is not in the cache.*make prefetch"):
+        load_classifier(SMALL)
+
+
+def test_predictions_are_the_largest_probabilities_in_order():
+    classifier = load_classifier("micro_alexnet")
+    photographs = MicroImageNet()
+    images = [photographs[i][0] for i in range(5)]
+    names, probabilities = classifier.predict(images, k=3)
+    with torch.inference_mode():
+        expected = zoo.load("alexnet")[0](torch.stack([classifier.transform(image) for image in images])).softmax(1)
+    assert probabilities.shape == (5, 3) and (probabilities.diff() <= 0).all()
+    torch.testing.assert_close(probabilities, expected.topk(3).values, rtol=1e-4, atol=1e-5)
+    assert names == [[classifier.categories[j] for j in row] for row in expected.topk(3).indices.tolist()]
+
+
+def test_batches_and_their_size_do_not_matter():
+    classifier = load_classifier("micro_alexnet")
+    images = [Image.new("RGB", (80, 64 + i), (40 * i, 100, 0)) for i in range(5)]
+    torch.testing.assert_close(classifier.logits(images, batch_size=2), classifier.logits(images), rtol=1e-4, atol=1e-4)
+    assert classifier.logits([]).shape == (0, 200)
+    assert classifier.predict([])[0] == []
+
+
+def test_the_micro_network_recognizes_sample_photographs():
+    """Those whose classes it knows; a wrong mean, deviation or order of channels would break it."""
+    photographs = MicroImageNet()
+    known = [0, 1, 2, 3]  # cat, espresso, rocket, uniform
+    names, _ = load_classifier("micro_alexnet").predict([photographs[i][0] for i in known])
+    right = [{imagenet_classes()[index].name for index in photographs.accepted[i]} for i in known]
+    assert sum(bool(set(guess) & good) for guess, good in zip(names, right, strict=True)) >= 3
+
+
+def test_prefetch_fetches_what_the_notebooks_load():
+    loaded = set()
+    for path in NOTEBOOKS:
+        code = "\n".join(cell.source for cell in nbformat.read(path, 4).cells if cell.cell_type == "code")
+        loaded |= set(re.findall(r"load_classifier\(\"(?!micro_)(\w+)\"", code))
+    assert loaded == set(prefetch.FULL_SIZE)
+
+
+def test_prefetch_counts_and_names_what_cannot_be_had(capsys):
+    assert prefetch.main() == 1 + len(prefetch.FULL_SIZE)
+    said = capsys.readouterr().out
+    assert "There is no network" in said
+    assert re.search(r"alexnet +\d+ MB  missing; ", said)
+
+
+def test_prefetch_fetches_and_says_what_is_there(server, monkeypatch, capsys):
+    go(monkeypatch, online=True)
+    monkeypatch.setattr(prefetch, "FULL_SIZE", (SMALL,))
+    monkeypatch.setattr(prefetch, "full_weights", pretrained.full_weights)
+    assert prefetch.main() == 1  # the server has no photographs
+    assert re.search(rf"{SMALL} +5 MB  there", capsys.readouterr().out)
+    assert server.downloads(server.path) == 1

@@ -1,0 +1,162 @@
+"""tools/setup_env.py, run as make runs it, in a course that needs one tiny package and no network."""
+
+import ast
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+if os.name != "posix":
+    pytest.skip("these tests replace Pythons by shell scripts", allow_module_level=True)
+
+SCRIPT = Path(__file__).resolve().parent.parent / "tools/setup_env.py"
+THIS = "{}.{}".format(*sys.version_info)
+
+
+def start(course: Path, prelude: str = "", **environment: str) -> subprocess.Popen:
+    """Start the script in a course, after some Python code that changes what it finds on this machine."""
+    code = f"{prelude}\nimport runpy\nrunpy.run_path('tools/setup_env.py', run_name='__main__')"
+    settings = {"PIP_CONFIG_FILE": os.devnull, "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": course.as_uri()}
+    return subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=course,
+        env=os.environ | settings | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def call(course: Path, *arguments: str, **environment: str) -> tuple[int, str]:
+    """Exit status and output of the script."""
+    process = start(course, *arguments, **environment)
+    output, _ = process.communicate(timeout=120)
+    return process.returncode, output
+
+
+def has_tiny(course: Path) -> bool:
+    return subprocess.run([course / ".venv/bin/python", "-c", "import pip, tiny"]).returncode == 0
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory) -> Path:
+    """A course with its .venv, in a folder with spaces and Cyrillic letters."""
+    course = tmp_path_factory.mktemp("setup") / "мой курс (копия)"
+    (course / "tools").mkdir(parents=True)
+    shutil.copy(SCRIPT, course / "tools")
+    (course / "requirements.txt").write_text("tiny\n")
+    (course / "constraints.txt").write_text("tiny==1.0\n")
+    about = "tiny-1.0.dist-info"
+    with zipfile.ZipFile(course / "tiny-1.0-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("tiny.py", "")
+        wheel.writestr(f"{about}/METADATA", "Metadata-Version: 2.1\nName: tiny\nVersion: 1.0\n")
+        wheel.writestr(f"{about}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr(f"{about}/RECORD", f"tiny.py,,\n{about}/METADATA,,\n{about}/WHEEL,,\n{about}/RECORD,,\n")
+    log = course / "pip.log"
+    assert call(course, PIP_LOG=str(log))[0] == 0
+    assert log.exists()
+    log.unlink()
+    return course
+
+
+@pytest.fixture
+def course(installed: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(installed, tmp_path / "another place", symlinks=True)
+
+
+def test_installs_in_a_path_with_spaces_and_cyrillic_letters(installed):
+    assert has_tiny(installed)
+
+
+def test_second_call_says_nothing_and_calls_no_pip(installed):
+    assert call(installed, PIP_LOG=str(installed / "pip.log")) == (0, "")
+    assert not (installed / "pip.log").exists()
+
+
+def test_script_can_be_read_by_an_old_python():
+    ast.parse(SCRIPT.read_text(encoding="utf-8"), feature_version=(3, 6))
+
+
+OLD = "import sys\nsys.version_info = (3, 9, 18)"
+
+
+def test_old_python_finds_a_better_one_and_says_so(course, tmp_path):
+    """Of those on the PATH, one is broken (as pyenv's stand-ins are) and one is good."""
+    for version, command in ("3.13", "exit 127"), (THIS, f"exec '{sys.executable}' \"$@\""):
+        python = tmp_path / f"python{version}"
+        python.write_text(f"#!/bin/sh\n{command}\n")
+        python.chmod(0o755)
+    status, output = call(course, OLD, PATH=str(tmp_path))
+    assert status == 0
+    assert output == f"{sys.executable} is Python 3.9, and the course needs 3.10 to 3.13: using {python}.\n"
+
+
+def test_old_python_alone_is_refused_in_one_line(course, tmp_path):
+    status, output = call(course, OLD, PATH=str(tmp_path))
+    assert status == 1
+    assert output.count("\n") == 1
+    assert "is Python 3.9, and the course needs 3.10 to 3.13: install one" in output
+
+
+def test_missing_ensurepip_is_explained(course, tmp_path):
+    shutil.rmtree(course / ".venv")
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\ncase "$*" in *ensurepip*) exit 1;; esac\n')
+    python.chmod(0o755)
+    status, output = call(course, f"import sys\nsys.executable = '{python}'")
+    assert status == 1
+    assert output.splitlines()[-1].startswith(f"{python} lacks the modules venv and ensurepip")
+    assert f"apt install python{THIS}-venv" in output
+
+
+@pytest.mark.parametrize("broken", ["bin/python", f"lib/python{THIS}/site-packages/pip"])
+def test_broken_venv_is_rebuilt(course, broken):
+    path = course / ".venv" / broken
+    path.unlink() if path.is_symlink() else shutil.rmtree(path)
+    assert call(course)[0] == 0
+    assert has_tiny(course)
+
+
+def test_failing_pip_is_shown_with_what_to_do(course):
+    (course / "requirements.txt").write_text("tiny\nabsent\n")
+    status, output = call(course)
+    assert status == 1
+    assert "No matching distribution found for absent" in output
+    assert output.splitlines()[-1] == (
+        "The packages could not be installed, for the reason above. Is there a network? Then call again."
+    )
+
+
+def test_full_disk_is_noticed_before_and_after(course):
+    (course / "requirements.txt").write_text("tiny>0\n")
+    pip = course / f".venv/lib/python{THIS}/site-packages/pip/__main__.py"
+    pip.write_text("raise OSError(28, 'No space left on device')")
+    for prelude in "", "import shutil, types\nshutil.disk_usage = lambda path: types.SimpleNamespace(free=2**30)":
+        status, output = call(course, prelude)
+        assert status == 1
+        assert output.splitlines()[-1].startswith("The disk is full: ")
+
+
+def test_a_call_waits_for_another_and_repairs_what_its_interruption_left(course):
+    (course / "requirements.txt").write_text("tiny\nabsent\n")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(60)
+        index = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        first = start(course, PIP_NO_INDEX="0", PIP_INDEX_URL=index, NO_PROXY="*")
+        connection, _ = silent.accept()  # pip has asked for the absent package, and gets no answer
+        (course / "requirements.txt").write_text("tiny\n")
+        second = start(course)
+        assert "waiting until it ends" in second.stdout.readline()
+        os.killpg(first.pid, signal.SIGINT)
+        assert first.communicate(timeout=60)[0].splitlines()[-1] == "Interrupted. The next call begins anew."
+        connection.close()
+    assert second.wait(timeout=120) == 0
+    assert "Installing" in second.stdout.read()
+    assert has_tiny(course)

@@ -1,0 +1,57 @@
+"""The training loop of the live experiments: it learns, repeats itself, stops, and says what is wrong."""
+
+import pytest
+import torch
+from torch import nn
+
+from utils.data import digits
+from utils.training import error_rate, fit
+
+TRAIN, TEST = (lambda x, y, x_test, y_test: ((x, y), (x_test, y_test)))(*digits())
+
+
+def network(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Dropout(0.2), nn.Linear(32, 10))
+
+
+def train(model: nn.Module, rate: float = 0.1, **options):
+    return fit(model, TRAIN, TEST, optimizer=torch.optim.SGD(model.parameters(), rate, momentum=0.9), **options)
+
+
+def test_a_small_network_learns_the_digits():
+    history = train(network(), epochs=10)
+    assert len(history.loss) == len(history.train_error) == len(history.test_error) == 10
+    assert history.loss[-1] < history.loss[0] / 4
+    assert history.train_error[-1] < 0.05 and history.test_error[-1] < 0.08
+
+
+def test_the_same_seed_gives_the_same_run_and_another_seed_another():
+    first, again, other = (train(network(), epochs=2, seed=seed) for seed in (0, 0, 1))
+    assert first == again != other
+
+
+def test_training_ends_when_stop_says_so():
+    history = train(network(), epochs=50, stop=lambda history: history.train_error[-1] < 0.25)
+    assert len(history.loss) < 50
+    assert history.train_error[-1] < 0.25 <= min(history.train_error[:-1], default=1)
+
+
+def test_without_test_data_there_is_no_test_error():
+    model = network()
+    history = fit(model, TRAIN, epochs=1, optimizer=torch.optim.SGD(model.parameters(), 0.1))
+    assert history.test_error == [] and len(history.train_error) == 1
+
+
+def test_a_learning_rate_that_is_too_high_is_named_as_the_reason():
+    with pytest.raises(RuntimeError, match="lower learning rate"):
+        train(network(), rate=1e20, epochs=3)
+
+
+def test_the_error_rate_is_measured_without_dropout_and_leaves_the_mode_as_it_was():
+    model = nn.Sequential(nn.Dropout(0.9), nn.Identity()).train()
+    x, y = torch.eye(10), torch.arange(10)
+    assert error_rate(model, x, y) == 0
+    assert model.training
+    assert error_rate(model, x, y.roll(1)) == 1
+    assert error_rate(model, x, torch.tensor([0, 1, 2, 3, 4, 0, 0, 0, 0, 0])) == pytest.approx(0.5)
