@@ -30,7 +30,8 @@ plt.rcParams.update(
         "axes.spines.top": False,
         "axes.spines.right": False,
         "axes.titlelocation": "left",
-        "axes.titlesize": 15,
+        "axes.titlesize": 14,
+        "figure.titlesize": 16,
         "axes.labelsize": 13,
         "figure.dpi": 100,
         "figure.figsize": (9, 4),
@@ -78,6 +79,11 @@ def figure(name: str) -> None:
     display({"image/svg+xml": svg, "text/plain": " ".join(". ".join(texts).split())}, raw=True)
 
 
+def _set_title(fig: Figure, title: str) -> None:
+    # Over the whole figure: a sentence is longer than the axes beside long labels are wide.
+    fig.suptitle(title, x=0.01, horizontalalignment="left")
+
+
 def image_grid(
     images: Sequence[Image.Image | Tensor],
     titles: Sequence[str] = (),
@@ -97,22 +103,28 @@ def image_grid(
     alt : str
         Alternative text; without it, one is made of the titles.
     size : float
-        Width and height of a cell in inches.
+        Width of an image in inches; the tallest decides the height of the rows.
     """
+    images = [_pixels(image) for image in images]
     rows = -(-len(images) // columns)
     lines = max((title.count("\n") + 1 for title in titles), default=0)
-    fig, axes = plt.subplots(rows, columns, figsize=(columns * size, rows * (size + 0.22 * lines)), squeeze=False)
+    height = size * max(image.shape[0] / image.shape[1] for image in images) + 0.3 * lines
+    fig, axes = plt.subplots(rows, columns, figsize=(columns * size, rows * height), squeeze=False)
     for axis in axes.flat:
         axis.axis("off")
     for i, (axis, image) in enumerate(zip(axes.flat, images, strict=False)):
-        if isinstance(image, Tensor):
-            image = image.detach().cpu().float()
-            image = image.permute(1, 2, 0).squeeze(-1) if image.ndim == 3 else image
-            image = (image - image.min()) / (image.max() - image.min()).clamp(min=1e-8)
-        axis.imshow(np.asarray(image), cmap="gray", interpolation="nearest")
+        axis.imshow(image, cmap="gray", interpolation="nearest")
         if titles:
             axis.set_title(titles[i], fontsize=13, loc="left")
     show(fig, alt or f"{len(images)} images: " + "; ".join(title.replace("\n", ", ") for title in titles))
+
+
+def _pixels(image: Image.Image | Tensor) -> np.ndarray:
+    if isinstance(image, Tensor):
+        image = image.detach().cpu().float()
+        image = image.permute(1, 2, 0).squeeze(-1) if image.ndim == 3 else image
+        image = (image - image.min()) / (image.max() - image.min()).clamp(min=1e-8)
+    return np.asarray(image)
 
 
 def prediction_grid(
@@ -172,7 +184,8 @@ def bars(
     axis.invert_yaxis()
     axis.margins(x=0.15)
     axis.grid(axis="y", visible=False)
-    axis.set(title=title, xlabel=xlabel)
+    axis.set(xlabel=xlabel)
+    _set_title(fig, title)
     show(fig, alt)
 
 
@@ -197,8 +210,9 @@ def learning_curves(
         axis.plot(epochs, runs.mean(0), color=f"C{i}", label=name)
     if target is not None:
         axis.axhline(target, color="black", linestyle="--", linewidth=1.5)
-    axis.set(title=title, xlabel=xlabel, ylabel=ylabel)
+    axis.set(xlabel=xlabel, ylabel=ylabel)
     axis.legend()
+    _set_title(fig, title)
     show(fig, alt)
 
 
@@ -221,7 +235,8 @@ def cost_chart(
         axis.annotate(name, (x, y), ha="center", va="center", fontsize=11)
     axis.set_xscale("log")
     axis.margins(0.12)
-    axis.set(title=title, xlabel="Multiply-adds of one forward pass", ylabel="Top-1 accuracy in percent")
+    axis.set(xlabel="Multiply-adds of one forward pass", ylabel="Top-1 accuracy in percent")
+    _set_title(fig, title)
     axis.text(
         0.99, 0.02, f"largest circle: {max(parameters) / 1e6:,.1f} M parameters", transform=axis.transAxes, ha="right"
     )
