@@ -17,6 +17,8 @@ setup:  ## only install the packages into .venv; another Python than python3: PY
 	@"$(PYTHON)" tools/setup_env.py
 
 lab: setup  ## open JupyterLab in notebooks/; options: ARGS="--port 9000"
+	@# JupyterLab shows the diagrams in stored outputs of trusted notebooks only.
+	@$(RUN) -m nbformat.sign notebooks/*.ipynb > /dev/null
 	@$(RUN) -m jupyterlab --notebook-dir=notebooks --ip=127.0.0.1 $(if $(filter 0,$(shell id -u)),--allow-root) $(ARGS)
 
 test: setup  ## test the code and re-execute all notebooks, comparing outputs; options: ARGS="-k data"

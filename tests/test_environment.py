@@ -25,14 +25,15 @@ def read(name: str) -> dict[str, list[Requirement]]:
     """The entries of a requirements file by package; a package has several if they are for different Pythons."""
     entries = {}
     for line in (ROOT / name).read_text(encoding="utf-8").splitlines():
-        if line and not line.startswith("#"):
+        if line.startswith("-r "):
+            entries |= read(line.split()[1])
+        elif line and not line.startswith("#"):
             requirement = Requirement(line)
             entries.setdefault(canonicalize_name(requirement.name), []).append(requirement)
     return entries
 
 
 REQUIREMENTS = read("requirements.txt")
-TRAINING = read("requirements-train.txt")
 CONSTRAINTS = read("constraints.txt")
 
 
@@ -59,7 +60,7 @@ def test_every_requirement_is_pinned_once_for_every_python_and_system(python: st
         "sys_platform": platform,
         "os_name": PLATFORMS[platform],
     }
-    for name, requirements in (REQUIREMENTS | TRAINING).items():
+    for name, requirements in REQUIREMENTS.items():
         pins = [pin for pin in CONSTRAINTS.get(name, []) if applies(pin, **environment)]
         assert len(pins) == 1, f"{name}: run `make constraints`"
         (pin,) = pins[0].specifier
@@ -104,8 +105,7 @@ def test_every_import_is_of_a_required_package():
     packages = packages_distributions()
     unlisted = []
     for name, text in sources():
-        listed = REQUIREMENTS | (TRAINING if name in ("zoo/train.py", "tests/test_zoo.py") else {})
         for module in imported(text) - sys.stdlib_module_names - own - {"pip"}:
-            if not {canonicalize_name(package) for package in packages.get(module, [module])} & listed.keys():
+            if not {canonicalize_name(package) for package in packages.get(module, [module])} & REQUIREMENTS.keys():
                 unlisted.append(f"{name} imports {module}")
     assert unlisted == []

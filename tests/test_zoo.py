@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from lightning_fabric import Fabric
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -23,6 +24,7 @@ from zoo.alexnet import AlexNet, LocalResponseNorm
 from zoo.evaluate import differences, evaluate
 from zoo.tables import read_csv, write_csv
 from zoo.tiny_imagenet import load_tiny_imagenet, normalize, top_k_correct
+from zoo.train import Recipe, augment, train
 
 SHARDS = ROOT.parent / "shared" / "data"  # a developer's copy of Tiny-ImageNet-200
 NAMES = list(zoo.ZOO)
@@ -247,15 +249,10 @@ def test_a_table_is_read_as_it_was_written_and_never_half_written(tmp_path):
     assert read_csv(path)[0]["name"] == "a,b"
 
 
-# Training; Lightning Fabric is needed for it alone
+# Training
 
 
 def test_training_improves_resumes_and_repeats_itself(tiny, tmp_path):
-    pytest.importorskip("lightning_fabric", reason="training needs requirements-train.txt")
-    from lightning_fabric import Fabric
-
-    from zoo.train import Recipe, train
-
     data = load_tiny_imagenet(tiny)
     fabric = Fabric(accelerator="cpu", devices=1, precision="bf16-mixed")
     recipe = Recipe("adamw", 1e-3, epochs=2, small_epochs=1, batch_size=50, warmup_epochs=1)
@@ -290,9 +287,6 @@ def interrupted(train, fabric, data, recipe, checkpoint) -> None:
 
 
 def test_augmented_images_are_crops_of_the_original():
-    pytest.importorskip("lightning_fabric", reason="training needs requirements-train.txt")
-    from zoo.train import augment
-
     ramp = torch.linspace(0, 1, 64).expand(50, 3, 64, 64)  # brighter from left to right
     crops = augment(ramp, 48, 0.35, torch.Generator().manual_seed(0))
     assert crops.shape == (50, 3, 48, 48)

@@ -23,6 +23,7 @@ except ImportError:  # on Windows, nothing keeps two calls apart
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 VENV_PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+LISTS = ("requirements.txt", "requirements-train.txt", "constraints.txt")
 STAMP = VENV / "complete"  # written last: the Python version, and a hash of what was installed
 SUPPORTED = ["3.13", "3.12", "3.11", "3.10"]
 NEEDED_SPACE = 3 << 30  # bytes, for the packages and what pip keeps in its cache; without CUDA's libraries
@@ -43,14 +44,16 @@ def ask(python, code):
 
 
 def find_python():
-    """The Python to make .venv with, and its version: the one that runs this, or else the newest on the PATH."""
+    """The Python to make .venv with, and its version: the one that runs this, else .venv's own or one on the PATH."""
+    code = "import sys; print('{}.{}'.format(*sys.version_info))"
     this = "{}.{}".format(*sys.version_info)
     if this in SUPPORTED:
         return sys.executable, this
     problem = f"{sys.executable} is Python {this}, and the course needs 3.10 to 3.13"
-    for version in SUPPORTED:
-        python = shutil.which("python" + version)
-        if python and ask(python, "import sys; print('{}.{}'.format(*sys.version_info))") == version:
+    for name in [str(VENV_PYTHON), *("python" + version for version in SUPPORTED)]:
+        python = shutil.which(name)
+        version = python and ask(python, code)
+        if version in SUPPORTED:
             say(f"{problem}: using {python}.")
             return python, version
     sys.exit(f"{problem}: install one of these, or name it, as in: make lab PYTHON=/path/to/python3.12")
@@ -114,7 +117,7 @@ def install(python, version, stamp):
                 f"{python} lacks the modules venv and ensurepip: install them (on Debian and Ubuntu: "
                 f"apt install python{version}-venv), and call again."
             )
-        run(python, "-I", "-m", "venv", "--clear", "--without-pip", VENV)
+        run(python, "-I", "-m", "venv", "--clear", "--without-pip", VENV.resolve())
         if shutil.disk_usage(str(VENV)).free < NEEDED_SPACE:
             sys.exit(DISK_FULL)
         run(VENV_PYTHON, "-I", "-m", "ensurepip", "--default-pip")
@@ -131,7 +134,7 @@ def install(python, version, stamp):
 
 def main():
     python, version = find_python()
-    contents = b"".join((ROOT / name).read_bytes() for name in ("requirements.txt", "constraints.txt"))
+    contents = b"".join((ROOT / name).read_bytes() for name in LISTS)
     stamp = f"{version} {hashlib.sha256(contents).hexdigest()}"
     if not is_ready(stamp):
         with one_at_a_time():
