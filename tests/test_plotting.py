@@ -47,6 +47,14 @@ def test_show_gives_picture_and_alternative_text_and_closes_the_figure(shown):
     assert shown[0]["text/plain"] == "A line that rises from zero to one."
 
 
+def test_photographs_are_stored_as_jpeg_which_keeps_notebooks_small(shown):
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (400, 600, 3), dtype=np.uint8))
+    plotting.image_grid([noise] * 2, alt="Two images of noise, side by side.", columns=2, size=5)
+    output = shown[0]
+    assert output["image/jpeg"].startswith(b"\xff\xd8") and "image/png" not in output
+    assert output["metadata"] == {"image/jpeg": {"alt": output["text/plain"]}}
+
+
 def test_every_diagram_is_shown_with_its_title_and_description(shown):
     for path in plotting.FIGURES.glob("*.svg"):
         plotting.figure(path.stem)

@@ -63,7 +63,7 @@ def test_without_a_network_the_micro_network_stands_in_and_says_so(capsys):
     said = capsys.readouterr().out
     assert "alexnet-owt-7be5be79.pth is not in the cache" in said and classifier.source in said
     assert re.fullmatch(
-        r"micro_alexnet: 1\.6 M parameters, 64×64 pixels, for 200 classes of ImageNet\.", classifier.source
+        r"micro_alexnet: 1\.5 M parameters, 64×64 pixels, for 200 classes of ImageNet\.", classifier.source
     )
     assert len(classifier.categories) == len(classifier.wnids) == 200
 

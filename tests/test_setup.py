@@ -85,36 +85,36 @@ def test_script_can_be_read_by_an_old_python():
     ast.parse(SCRIPT.read_text(encoding="utf-8"), feature_version=(3, 6))
 
 
-OLD = "import sys\nsys.version_info = (3, 9, 18)"
-
-
 def script(path: Path, body: str) -> Path:
     path.write_text(f"#!/bin/sh\n{body}\n")
     path.chmod(0o755)
     return path
 
 
-def test_old_python_goes_on_with_the_venv_that_is_there(course):
-    status, output = call(course, OLD, PATH="")
-    assert (status, output) == (
-        0,
-        f"{sys.executable} is Python 3.9, and the course needs 3.10 to 3.13: using {course}/.venv/bin/python.\n",
-    )
+@pytest.fixture
+def old(tmp_path: Path) -> str:
+    """A prelude after which Python 3.9 runs the script."""
+    return f"import sys\nsys.version_info = (3, 9, 18)\nsys.executable = '{script(tmp_path / 'old', 'echo 3.9')}'"
 
 
-def test_old_python_and_a_broken_venv_find_a_better_python(course, tmp_path):
+def test_old_python_goes_on_with_the_venv_that_is_there(course, old, tmp_path):
+    used = f"{tmp_path}/old is Python 3.9: using {course}/.venv/bin/python, Python {THIS}.\n"
+    assert call(course, old, PATH="") == (0, used)
+
+
+def test_old_python_and_a_broken_venv_find_a_better_python(course, old, tmp_path):
     (course / ".venv/bin/python").unlink()
     script(tmp_path / "python3.13", "exit 127")  # as pyenv's stand-ins are; it is replaced where the test's is 3.13
     python = script(tmp_path / f"python{THIS}", f"exec '{sys.executable}' \"$@\"")
-    status, output = call(course, OLD, PATH=str(tmp_path))
+    status, output = call(course, old, PATH=str(tmp_path))
     assert status == 0
-    assert output.startswith(f"{sys.executable} is Python 3.9, and the course needs 3.10 to 3.13: using {python}.\n")
+    assert output.startswith(f"{tmp_path}/old is Python 3.9: using {python}, Python {THIS}.\n")
     assert has_tiny(course)
 
 
-def test_old_python_alone_is_refused_in_one_line(course):
+def test_old_python_alone_is_refused_in_one_line(course, old):
     shutil.rmtree(course / ".venv")
-    status, output = call(course, OLD, PATH="")
+    status, output = call(course, old, PATH="")
     assert status == 1
     assert output.count("\n") == 1
     assert "is Python 3.9, and the course needs 3.10 to 3.13: install one" in output
@@ -122,7 +122,7 @@ def test_old_python_alone_is_refused_in_one_line(course):
 
 def test_missing_ensurepip_is_explained(course, tmp_path):
     shutil.rmtree(course / ".venv")
-    python = script(tmp_path / "python", 'case "$*" in *ensurepip*) exit 1;; esac')
+    python = script(tmp_path / "python", f'case "$*" in *ensurepip*) exit 1;; esac\nexec \'{sys.executable}\' "$@"')
     status, output = call(course, f"import sys\nsys.executable = '{python}'")
     assert status == 1
     assert output.splitlines()[-1].startswith(f"{python} lacks the modules venv and ensurepip")
@@ -135,7 +135,8 @@ def test_venv_without_pip_is_rebuilt(course):
     assert has_tiny(course)
 
 
-def test_failing_pip_is_shown_with_what_to_do(course):
+def test_failing_pip_is_shown_with_what_to_do_and_spoils_nothing(course):
+    before = (course / ".venv/complete").read_text()
     (course / "requirements.txt").write_text("tiny\nabsent\n")
     status, output = call(course)
     assert status == 1
@@ -143,14 +144,19 @@ def test_failing_pip_is_shown_with_what_to_do(course):
     assert output.splitlines()[-1] == (
         "The packages could not be installed, for the reason above. Is there a network? Then call again."
     )
+    assert (course / ".venv/complete").read_text() == before
+    assert has_tiny(course)
 
 
 def test_full_disk_is_noticed_before_and_after(course):
     (course / "requirements.txt").write_text("tiny>0\n")
     pip = course / f".venv/lib/python{THIS}/site-packages/pip/__main__.py"
     pip.write_text("raise OSError(28, 'No space left on device')")
-    for prelude in "", "import shutil, types\nshutil.disk_usage = lambda path: types.SimpleNamespace(free=2**30)":
-        status, output = call(course, prelude)
+    after = call(course)
+    (course / ".venv/complete").unlink()
+    before = call(course, "import shutil, types\nshutil.disk_usage = lambda path: types.SimpleNamespace(free=2**30)")
+    assert not pip.exists()
+    for status, output in before, after:
         assert status == 1
         assert output.splitlines()[-1].startswith("The disk is full: ")
 

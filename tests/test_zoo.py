@@ -111,8 +111,10 @@ def test_every_network_has_results_a_curve_and_a_grid_that_agree_with_its_entry(
         assert float(row["top1"]) == pytest.approx(float(curve[-1]["val_top1"]), abs=0.3)  # the curve: float32 weights
         assert float(row["top5"]) == pytest.approx(float(curve[-1]["val_top5"]), abs=0.3)
         grid = read_csv(zoo.WEIGHTS / "grid" / f"{name}.csv")
-        best = max(grid, key=lambda line: float(line["held_out_top1"]))
-        assert (best["optimizer"], float(best["learning_rate"])) == (entry.optimizer, entry.learning_rate)
+        held_out = {(line["optimizer"], float(line["learning_rate"])): float(line["held_out_top1"]) for line in grid}
+        best = max(held_out.values())
+        standard_error = (best * (100 - best) / 5000) ** 0.5  # in points, of a share of 5,000 images
+        assert held_out[entry.optimizer, entry.learning_rate] >= best - standard_error
 
 
 def test_the_counts_in_the_table_are_those_of_the_networks():
@@ -276,8 +278,10 @@ def interrupted(train, fabric, data, recipe, checkpoint) -> None:
 
     barrier = fabric.barrier
 
-    def stop() -> None:
-        raise KeyboardInterrupt
+    def stop(*arguments) -> None:
+        if checkpoint.exists():
+            raise KeyboardInterrupt
+        barrier(*arguments)
 
     fabric.barrier = stop
     try:

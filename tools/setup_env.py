@@ -44,19 +44,22 @@ def ask(python, code):
 
 
 def find_python():
-    """The Python to make .venv with, and its version: the one that runs this, else .venv's own or one on the PATH."""
-    code = "import sys; print('{}.{}'.format(*sys.version_info))"
+    """The Python to make .venv with, and its version: the one that it has; else what runs this; else one on the PATH.
+
+    What is there stays, because a lecture hall may have no network to make .venv anew with another Python.
+    """
     this = "{}.{}".format(*sys.version_info)
-    if this in SUPPORTED:
-        return sys.executable, this
-    problem = f"{sys.executable} is Python {this}, and the course needs 3.10 to 3.13"
-    for name in [str(VENV_PYTHON), *("python" + version for version in SUPPORTED)]:
+    for name in [str(VENV_PYTHON), sys.executable, *("python" + version for version in SUPPORTED)]:
         python = shutil.which(name)
-        version = python and ask(python, code)
+        version = python and ask(python, "import sys; print('{}.{}'.format(*sys.version_info))")
         if version in SUPPORTED:
-            say(f"{problem}: using {python}.")
+            if version != this:
+                say(f"{sys.executable} is Python {this}: using {python}, Python {version}.")
             return python, version
-    sys.exit(f"{problem}: install one of these, or name it, as in: make lab PYTHON=/path/to/python3.12")
+    sys.exit(
+        f"{sys.executable} is Python {this}, and the course needs 3.10 to 3.13: install one of these, "
+        "or name it, as in: make lab PYTHON=/path/to/python3.12"
+    )
 
 
 def is_ready(stamp):
@@ -99,6 +102,8 @@ def run(*command):
         process.wait()
     finally:
         process.kill()  # without effect where it has ended by itself
+    if process.returncode < 0:  # killed
+        raise KeyboardInterrupt
     if process.returncode:
         if any(mark in errors for mark in (b"Errno 28", b"No space left", b"quota exceeded")):
             sys.exit(DISK_FULL)
@@ -107,7 +112,8 @@ def run(*command):
 
 def install(python, version, stamp):
     # Packages can be added to a complete .venv. Any other, also one that an interruption has torn, is made anew.
-    complete = STAMP.exists() and STAMP.read_text().startswith(version) and ask(VENV_PYTHON, "import pip") is not None
+    old = STAMP.read_text() if STAMP.exists() else ""
+    complete = old.startswith(version) and ask(VENV_PYTHON, "import pip") is not None
     with contextlib.suppress(OSError):
         STAMP.unlink()
     say(f"Installing the course's packages into .venv, with Python {version}. This takes some minutes, once.")
@@ -126,7 +132,12 @@ def install(python, version, stamp):
             "No NVIDIA GPU here: several GB are saved where pip's PIP_EXTRA_INDEX_URL or PIP_FIND_LINKS "
             "points at the CPU wheels that pytorch.org names."
         )
-    run(VENV_PYTHON, "-I", "-m", "pip", "install", "-r", "requirements.txt", "-c", "constraints.txt")
+    try:
+        run(VENV_PYTHON, "-I", "-m", "pip", "install", "-r", "requirements.txt", "-c", "constraints.txt")
+    except SystemExit:
+        if complete:
+            STAMP.write_text(old)  # where pip fails (no network), it leaves the old packages
+        raise
     if hasattr(os, "sync"):
         os.sync()  # a power cut must not leave the stamp without the packages
     STAMP.write_text(stamp)

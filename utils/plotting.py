@@ -21,6 +21,7 @@ from torch import Tensor
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, GREY = (
     "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#666666",
 )  # fmt: skip
+LARGE = 200_000  # bytes
 FIGURES = Path(__file__).resolve().parent.parent / "notebooks" / "figures"
 
 plt.rcParams.update(
@@ -46,19 +47,19 @@ plt.rcParams.update(
 
 
 def show(fig: Figure, alt: str) -> None:
-    """Show `fig` as a PNG with the alternative text `alt`, and close it.
+    """Show `fig` with the alternative text `alt`, and close it; as a PNG, or photographs, which are large, as a JPEG.
 
     The alternative text is read to those who do not see the plot, and compared by the tests in
     place of the pixels: it says what the plot shows, without numbers that change from run to run.
     """
-    png = io.BytesIO()
-    fig.savefig(png, format="png")
+    for kind in ("png", "jpeg"):
+        picture = io.BytesIO()
+        fig.savefig(picture, format=kind)
+        if picture.tell() < LARGE:
+            break
     plt.close(fig)
-    display(
-        {"image/png": png.getvalue(), "text/plain": alt},
-        metadata={"image/png": {"alt": alt}},
-        raw=True,
-    )
+    data = {f"image/{kind}": picture.getvalue(), "text/plain": alt}
+    display(data, metadata={f"image/{kind}": {"alt": alt}}, raw=True)
 
 
 def figure(name: str) -> None:

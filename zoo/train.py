@@ -174,7 +174,8 @@ def train(fabric: Fabric, name: str, data: dict, recipe: Recipe, checkpoint: Pat
 def run_grid(fabric: Fabric, name: str, data: dict) -> None:
     """Try every optimizer and learning rate of GRID on a third of the training images, scored on another twentieth.
 
-    The validation images take no part in the choice. Writes ``data/zoo/grid/<name>.csv``.
+    The validation images take no part in the choice. Of 5,000 held-out images, an accuracy of 6 % has a standard error
+    of 0.3 points: what is that close to the best counts as equally good. Writes ``data/zoo/grid/<name>.csv``.
     """
     images, labels = data["train"]
     position = torch.arange(len(labels))
