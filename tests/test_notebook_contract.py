@@ -545,7 +545,7 @@ BROKEN: dict[Rule, list[tuple[str, Callable[[dict], object]]]] = {
         ("a link", source(23, "(https://example.org)", "")),
     ],
     names_no_path_of_a_machine: [
-        ("cell 4 .*/root", output(4, printed("saved in /root/.cache"))),
+        ("cell 4 .*/home", output(4, printed("saved in /home/me/.cache"))),
         ("cell 4 .*/home", output(4, shown(text_html="<b>/home/me</b>"))),
         ("cell 4 .*C:", output(4, printed("C:\\Users\\me"))),
         ("cell 4 .*/content", source(4, "1", "'/content/data'")),
