@@ -18,7 +18,7 @@ class LocalResponseNorm(nn.Module):
     The same function as :class:`torch.nn.LocalResponseNorm`, whose ``alpha`` is ``size`` times
     this one, because it averages where the paper sums. Here the sum over channels is a 1x1
     convolution with a band of ones and ``beta`` is fixed at 3/4, so that the power becomes two
-    square roots: a whole training step of the micro AlexNet is three to four times faster on a CPU.
+    square roots: a whole training step of the micro AlexNet is several times faster on a CPU.
 
     Parameters
     ----------
