@@ -258,7 +258,7 @@ def test_training_improves_resumes_and_repeats_itself(tiny, tmp_path):
     data = load_tiny_imagenet(tiny)
     fabric = Fabric(accelerator="cpu", devices=1, precision="bf16-mixed")
     recipe = Recipe("adamw", 1e-3, epochs=2, small_epochs=1, batch_size=50, warmup_epochs=1)
-    weights, history = train(fabric, "alexnet", data, recipe, tmp_path / "a.ckpt")
+    weights, history = train(fabric, "alexnet", AlexNet, data, recipe, tmp_path / "a.ckpt")
     assert [row["image_size"] for row in history] == [48, 64]
     assert np.isfinite([row["train_loss"] for row in history]).all()
     # Interrupted after the first epoch: the second continues as if nothing had happened.
@@ -268,7 +268,7 @@ def test_training_improves_resumes_and_repeats_itself(tiny, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         interrupted(train, fabric, data, recipe, checkpoint)
     assert len(torch.load(checkpoint, weights_only=True)["history"]) == 1
-    again, resumed = train(fabric, "alexnet", data, recipe, checkpoint)
+    again, resumed = train(fabric, "alexnet", AlexNet, data, recipe, checkpoint)
     assert [row["train_loss"] for row in resumed] == [row["train_loss"] for row in history]
     assert all(torch.equal(again[key], weights[key]) for key in weights)
 
@@ -285,7 +285,7 @@ def interrupted(train, fabric, data, recipe, checkpoint) -> None:
 
     fabric.barrier = stop
     try:
-        train(fabric, "alexnet", data, recipe, checkpoint)
+        train(fabric, "alexnet", AlexNet, data, recipe, checkpoint)
     finally:
         fabric.barrier = barrier
 

@@ -17,7 +17,9 @@ import json
 import math
 import os
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -27,7 +29,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from zoo import IMAGE_SIZE, WEIGHTS, ZOO, create
+from zoo import WEIGHTS, ZOO, create
 from zoo.tables import write_csv
 from zoo.tiny_imagenet import device_name, load_tiny_imagenet, normalize, top_k_correct
 
@@ -97,20 +99,31 @@ def learning_rate_at(epoch: float, recipe: Recipe) -> float:
     return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
 
 
-def train(fabric: Fabric, name: str, data: dict, recipe: Recipe, checkpoint: Path | None = None) -> tuple[dict, list]:
-    """Train network `name` and return its state dict (float32, CPU) and its history, one dict an epoch.
+def train(
+    fabric: Fabric,
+    name: str,
+    build: Callable[[], nn.Module],
+    data: dict,
+    recipe: Recipe,
+    checkpoint: Path | None = None,
+) -> tuple[dict, list]:
+    """Train a network and return its state dict (float32, CPU) and its history, one dict an epoch.
 
     Parameters
     ----------
     fabric : Fabric
         Already launched.
+    name : str
+        What to call the network in messages.
+    build : callable
+        Returns the network with its initial weights.
     data : dict
-        ``"train"`` and ``"val"`` as of :func:`zoo.tiny_imagenet.load_tiny_imagenet`.
+        ``"train"`` and ``"val"`` as of :func:`zoo.tiny_imagenet.load_tiny_imagenet`, of any size of image.
     checkpoint : Path, optional
         Where to save after every epoch and to resume from. A checkpoint of another recipe is not used.
     """
     torch.manual_seed(recipe.seed)
-    model = create(name).to(memory_format=torch.channels_last)
+    model = build().to(memory_format=torch.channels_last)
     model, optimizer = fabric.setup(model, build_optimizer(model, recipe))
     images, labels = (tensor.to(fabric.device) for tensor in data["train"])
     val_images, val_labels = (tensor.to(fabric.device) for tensor in data["val"])
@@ -126,7 +139,7 @@ def train(fabric: Fabric, name: str, data: dict, recipe: Recipe, checkpoint: Pat
 
     for epoch in range(len(state["history"]), recipe.epochs):
         start = time.perf_counter()
-        size = recipe.small_size if epoch < recipe.small_epochs else IMAGE_SIZE
+        size = recipe.small_size if epoch < recipe.small_epochs else images.shape[-1]
         # One generator an epoch: a resumed run draws what an uninterrupted one would have drawn.
         order = torch.randperm(len(images), generator=torch.Generator().manual_seed(1000 * recipe.seed + epoch))
         generator = torch.Generator().manual_seed(1000 * recipe.seed + epoch + 500 * (fabric.global_rank + 1))
@@ -162,10 +175,10 @@ def train(fabric: Fabric, name: str, data: dict, recipe: Recipe, checkpoint: Pat
         fabric.print(name, row)
         if checkpoint is not None:
             checkpoint.parent.mkdir(parents=True, exist_ok=True)
-            partial = checkpoint.with_suffix(".part")
-            fabric.save(partial, state)
+            unfinished = checkpoint.with_suffix(".part")
+            fabric.save(unfinished, state)
             if fabric.global_rank == 0:
-                os.replace(partial, checkpoint)
+                os.replace(unfinished, checkpoint)
             fabric.barrier()
     weights = {key: value.detach().float().cpu() for key, value in model.state_dict().items()}
     return weights, state["history"]
@@ -185,10 +198,17 @@ def run_grid(fabric: Fabric, name: str, data: dict) -> None:
     rows = []
     for optimizer, learning_rate in GRID:
         recipe = Recipe(optimizer, learning_rate, epochs=GRID_EPOCHS, small_epochs=GRID_EPOCHS)
-        history = train(fabric, name, data, recipe)[1]
+        history = train(fabric, name, partial(create, name), data, recipe)[1]
         rows.append({"optimizer": optimizer, "learning_rate": learning_rate, "held_out_top1": history[-1]["val_top1"]})
     if fabric.global_rank == 0:
         write_csv(WEIGHTS / "grid" / f"{name}.csv", rows)
+
+
+def launch() -> Fabric:
+    """The device and the processes to train with: torchrun says how many, otherwise it is one."""
+    fabric = Fabric(accelerator="auto", devices=int(os.environ.get("WORLD_SIZE", 1)), precision="bf16-mixed")
+    fabric.launch()
+    return fabric
 
 
 def main() -> None:
@@ -200,17 +220,14 @@ def main() -> None:
     parser.add_argument("--grid", action="store_true", help="only compare optimizers and learning rates")
     arguments = parser.parse_args()
 
-    # torchrun says how many processes there are; on its own, Fabric takes one device.
-    processes = int(os.environ.get("WORLD_SIZE", 1))
-    fabric = Fabric(accelerator="auto", devices=processes, precision="bf16-mixed")
-    fabric.launch()
+    fabric = launch()
     data = load_tiny_imagenet(arguments.data)
     for name in ZOO if "all" in arguments.names else arguments.names:
         if arguments.grid:
             run_grid(fabric, name, data)
             continue
         recipe = Recipe(ZOO[name].optimizer, ZOO[name].learning_rate)
-        weights, history = train(fabric, name, data, recipe, CHECKPOINTS / f"{name}.ckpt")
+        weights, history = train(fabric, name, partial(create, name), data, recipe, CHECKPOINTS / f"{name}.ckpt")
         if fabric.global_rank == 0:
             about = {
                 "wnids": data["wnids"],
@@ -219,9 +236,9 @@ def main() -> None:
                 "device": device_name(fabric.device),
             }
             half = {key: value.half().contiguous() for key, value in weights.items()}
-            partial = WEIGHTS / f"{name}.part"
-            save_file(half, partial, metadata={key: json.dumps(value) for key, value in about.items()})
-            os.replace(partial, WEIGHTS / f"{name}.safetensors")
+            unfinished = WEIGHTS / f"{name}.part"
+            save_file(half, unfinished, metadata={key: json.dumps(value) for key, value in about.items()})
+            os.replace(unfinished, WEIGHTS / f"{name}.safetensors")
             write_csv(WEIGHTS / f"{name}.csv", history)
 
 
