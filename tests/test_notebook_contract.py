@@ -321,8 +321,17 @@ def test_notebook(path: Path, rule: Rule):
     assert "\n".join(rule(read(path))) == ""
 
 
-def test_the_notebooks_are_numbered_without_a_gap():
-    assert [path.name[:3] for path in NOTEBOOKS] == [f"{number:02}_" for number in range(1, len(NOTEBOOKS) + 1)] != []
+def test_the_readme_lists_the_lectures_in_order_and_links_those_that_are_there():
+    rows = re.findall(r"^\| (\d\d) \| (.+?) \|.*\| (.+?) \|$", (ROOT / "README.md").read_text(encoding="utf-8"), re.M)
+    assert [number for number, _, _ in rows] == [f"{number:02}" for number in range(1, 13)]
+    files = {path.name[:2]: path.name for path in NOTEBOOKS}
+    assert len(files) == len(NOTEBOOKS) > 0
+    for number, lecture, last in rows:
+        if number in files:
+            assert f"(notebooks/{files.pop(number)})" in lecture and last.startswith("[![Open in Colab]")
+        else:
+            assert "](" not in lecture and last == "*planned*"
+    assert not files  # none but these
 
 
 # Every rule can fail: a small notebook keeps them all, and each way to spoil it is refused by the rule that is meant.

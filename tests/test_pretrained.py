@@ -105,6 +105,22 @@ def test_weights_with_other_content_are_not_used(server, monkeypatch):
         load_classifier(SMALL)
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", prefetch.FULL_SIZE)
+def test_a_full_network_is_built_as_torchvision_builds_it_around_its_weights(tmp_path, monkeypatch, name):
+    from torchvision.models import get_model
+
+    weights = pretrained.full_weights(name)
+    state = get_model(name, weights=None, **pretrained.OPTIONS.get(name, {})).state_dict()
+    monkeypatch.setattr(type(weights), "get_state_dict", lambda *_, **__: state)  # in place of a download
+    theirs = get_model(name, weights=weights).eval()
+    torch.save(state, tmp_path / "weights.pth")
+    ours = pretrained._full_classifier(name, weights, tmp_path / "weights.pth").model
+    x = torch.rand(1, 3, 96, 96)
+    with torch.inference_mode():
+        torch.testing.assert_close(ours(x), theirs(x))
+
+
 def test_without_full_weights_and_micro_network_the_error_names_the_file_and_the_command(server):
     with pytest.raises(DownloadError, match=rf"{server.path[1:]} is not in the cache.*make prefetch"):
         load_classifier(SMALL)

@@ -8,7 +8,7 @@ from utils.data import DownloadError, MicroImageNet, cache_dir, online
 from utils.pretrained import fetch_weights, full_weights
 
 # The full-size networks that the notebooks load; a test compares this list with them.
-FULL_SIZE = ("alexnet",)
+FULL_SIZE = ("alexnet", "googlenet", "resnet18")
 
 
 def main() -> int:

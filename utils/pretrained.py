@@ -13,6 +13,9 @@ from torch import Tensor, nn
 from utils.data import DownloadError, fetch, imagenet_classes
 from zoo import IMAGE_SIZE, ZOO, load
 
+# What torchvision's own functions set whenever they load weights: these need their input scaled as in TensorFlow.
+OPTIONS = {"googlenet": {"transform_input": True, "init_weights": False}}
+
 
 @dataclass(frozen=True)
 class Classifier:
@@ -107,7 +110,7 @@ def load_classifier(name: str) -> Classifier:
 def _full_classifier(name: str, weights, file: Path) -> Classifier:
     from torchvision.models import get_model
 
-    model = get_model(name, weights=None)
+    model = get_model(name, weights=None, **OPTIONS.get(name, {}))
     model.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
     classes = imagenet_classes()
     names, wnids = [label.name for label in classes], [label.wnid for label in classes]

@@ -16,6 +16,8 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from zoo.alexnet import AlexNet
+from zoo.googlenet import GoogLeNet
+from zoo.resnet import ResNet
 
 WEIGHTS = Path(__file__).resolve().parent.parent / "data" / "zoo"
 IMAGE_SIZE = 64
@@ -34,6 +36,8 @@ class Entry:
 
 ZOO: dict[str, Entry] = {
     "alexnet": Entry(AlexNet, "adamw", 1e-3, stands_for=("alexnet",)),
+    "googlenet": Entry(GoogLeNet, "sgd", 0.1, stands_for=("googlenet",)),
+    "resnet": Entry(ResNet, "sgd", 0.1, stands_for=("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")),
 }
 
 

@@ -56,7 +56,7 @@ class Run:
 
 
 def depth() -> Iterator[Run]:
-    recipe = Recipe("sgd", 0.1, epochs=6, small_epochs=4)
+    recipe = Recipe("sgd", 0.1, epochs=4, small_epochs=3)
     for blocks in (1, 2, 3, 5):
         for name, network in (("plain", plain), ("residual", ResNet)):
             build = partial(network, depths=(blocks,) * 3, widths=(16, 32, 64), stem_width=16)
