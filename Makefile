@@ -7,7 +7,7 @@ else
 RUN := .venv/bin/python
 endif
 
-.PHONY: help setup lab test notebooks prefetch links zoo-evaluate lint format constraints clean
+.PHONY: help setup lab test notebooks slides prefetch links zoo-evaluate lint format constraints clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*  ## /  make \1	/p' Makefile | expand -t 24
@@ -26,6 +26,9 @@ test: setup  ## test the code and re-execute all notebooks, comparing outputs; o
 
 notebooks: setup  ## re-execute notebooks and store their outputs; not all: NOTEBOOKS="01 04"
 	@$(RUN) tools/run_notebooks.py $(NOTEBOOKS)
+
+slides: setup  ## make a presentation of each notebook in build/slides; not all: NOTEBOOKS="01 04"
+	@$(RUN) tools/slides.py $(NOTEBOOKS)
 
 prefetch: setup  ## download all photographs and full-size networks, to teach without a network
 	@$(RUN) -m utils.prefetch
