@@ -21,7 +21,9 @@ THIS = "{}.{}".format(*sys.version_info)
 
 def start(course: Path, prelude: str = "", **environment: str) -> subprocess.Popen:
     """Start the script in a course, after some Python code that changes what it finds on this machine."""
-    code = f"{prelude}\nimport runpy\nrunpy.run_path('tools/setup_env.py', run_name='__main__')"
+    # Python ignores Ctrl-C where its parent does, as the shell lets commands do that it starts in the background.
+    interruptible = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    code = f"{interruptible}\n{prelude}\nimport runpy\nrunpy.run_path('tools/setup_env.py', run_name='__main__')"
     settings = {"PIP_CONFIG_FILE": os.devnull, "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": course.as_uri()}
     return subprocess.Popen(
         [sys.executable, "-c", code],
