@@ -30,8 +30,8 @@ notebooks: setup  ## re-execute notebooks and store their outputs; not all: NOTE
 slides: setup  ## make a presentation of each notebook in build/slides; not all: NOTEBOOKS="01 04"
 	@$(RUN) tools/slides.py $(NOTEBOOKS)
 
-prefetch: setup  ## download all photographs and full-size networks, to teach without a network
-	@$(RUN) -m utils.prefetch
+prefetch: setup  ## download photographs and full-size networks, to teach without a network; not all: NOTEBOOKS="01 12"
+	@$(RUN) -m utils.prefetch $(NOTEBOOKS)
 
 links: setup  ## change the course's address in all notebooks: REPO=owner/name REV=tag
 	@$(RUN) tools/links.py --repo "$(REPO)" --rev "$(REV)"

@@ -184,9 +184,9 @@ def test_a_file_is_downloaded_once_and_checked_by_a_prefix_of_its_hash(server, m
 
 def test_the_course_mirror_is_tried_first(server, mirrors, monkeypatch):
     monkeypatch.setenv("COURSE_MIRROR", server.url("/class/"))
-    server.answers = {"/class/net.pth": good(CONTENT), "/first.zip": good(CONTENT)}
+    server.answers = {"/class/weights/net.pth": good(CONTENT), "/first.zip": good(CONTENT)}
     data.fetch("weights/net.pth", mirrors, SHA256)
-    assert server.downloads("/class/net.pth") == 1 and server.downloads("/first.zip") == 0
+    assert server.downloads("/class/weights/net.pth") == 1 and server.downloads("/first.zip") == 0
 
 
 BAD = {

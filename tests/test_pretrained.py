@@ -1,9 +1,13 @@
 """Which weights a classifier gets, that they are checked, and that its predictions are those of the network."""
 
+import functools
 import hashlib
 import io
 import re
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
 from types import SimpleNamespace
+from zipfile import ZipFile
 
 import nbformat
 import pytest
@@ -106,7 +110,9 @@ def test_weights_with_other_content_are_not_used(server, monkeypatch):
 
 
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("name", prefetch.FULL_SIZE)
+@pytest.mark.parametrize(
+    "name", sorted(set().union(*prefetch.NEEDS.values()) - {prefetch.PHOTOGRAPHS, *pretrained.CLIP_WEIGHTS})
+)
 def test_a_full_network_is_built_as_torchvision_builds_it_around_its_weights(tmp_path, monkeypatch, name):
     from torchvision.models import get_model
 
@@ -155,25 +161,80 @@ def test_the_micro_network_recognizes_sample_photographs():
     assert sum(bool(set(guess) & good) for guess, good in zip(names, right, strict=True)) >= 2
 
 
-def test_prefetch_fetches_what_the_notebooks_load():
-    loaded = set()
+# Prefetching
+
+
+def test_prefetch_knows_what_each_notebook_loads():
+    needs = {}
     for path in NOTEBOOKS:
         code = "\n".join(cell.source for cell in nbformat.read(path, 4).cells if cell.cell_type == "code")
-        loaded |= set(re.findall(r"load_classifier\(\"(?!micro_)(\w+)\"", code))
-    assert loaded == set(prefetch.FULL_SIZE)
+        loaded = re.findall(r"load_(?:classifier|clip)\(\"(?!micro_|MicroCLIP)([\w-]+)\"", code)
+        loaded += ["ViT-B-32"] if "load_clip()" in code else []
+        photographs = [prefetch.PHOTOGRAPHS] if "MicroImageNet()" in code else []
+        if loaded or photographs:
+            needs[path.name[:2]] = set(photographs + loaded)
+    assert {key: set(names) for key, names in prefetch.NEEDS.items()} == needs
 
 
 def test_prefetch_counts_and_names_what_cannot_be_had(capsys):
-    assert prefetch.main() == 1 + len(prefetch.FULL_SIZE)
+    everything = set().union(*prefetch.NEEDS.values())
+    assert prefetch.main([]) == len(everything)
     said = capsys.readouterr().out
+    assert said.startswith(f"Wanted: {len(everything)} downloads, ")
     assert "There is no network" in said
-    assert re.search(r"alexnet +\d+ MB  missing; ", said)
+    assert re.search(r"alexnet +233 MB  missing; ", said)
+    assert re.search(r"MicroImageNet +106 MB  missing; ", said)
+
+
+def test_prefetch_of_one_lecture_leaves_the_others_alone(capsys):
+    assert prefetch.main(["03"]) == prefetch.main(["3"]) == 2
+    assert prefetch.main(["02"]) == 0  # it loads nothing
+    said = capsys.readouterr().out
+    assert "Wanted: 2 downloads, 156 MB in all." in said and "alexnet" not in said and "googlenet" in said
+
+
+def test_prefetch_refuses_a_lecture_that_there_is_not(capsys):
+    assert prefetch.main(["01", "13", "alexnet"]) == 2
+    assert "There is no lecture 13, alexnet" in capsys.readouterr().out
 
 
 def test_prefetch_fetches_and_says_what_is_there(server, monkeypatch, capsys):
     go(monkeypatch, online=True)
-    monkeypatch.setattr(prefetch, "FULL_SIZE", (SMALL,))
+    monkeypatch.setattr(prefetch, "NEEDS", {"01": (prefetch.PHOTOGRAPHS, SMALL)})
     monkeypatch.setattr(prefetch, "full_weights", pretrained.full_weights)
-    assert prefetch.main() == 1  # the server has no photographs
+    assert prefetch.main([]) == 1  # the server has no photographs
     assert re.search(rf"{SMALL} +5 MB  there", capsys.readouterr().out)
     assert server.downloads(server.path) == 1
+
+
+def test_a_prefetched_cache_can_be_served_to_a_room_by_any_file_server(server, tmp_path, monkeypatch):
+    """`python -m http.server` in the teacher's cache, COURSE_MIRROR on the student's machine."""
+    go(monkeypatch, online=True)
+    photograph = io.BytesIO()
+    Image.new("RGB", (40, 30), "orange").save(photograph, "JPEG")
+    content, name = photograph.getvalue(), "n01443537_1_goldfish.jpg"
+    manifest = tmp_path / "manifest.csv"
+    manifest.write_text(
+        f"file,bytes,sha256,width,height\n{name},{len(content)},{hashlib.sha256(content).hexdigest()},40,30\n"
+    )
+    monkeypatch.setattr(data, "MANIFEST", manifest)
+    archive = io.BytesIO()
+    with ZipFile(archive, "w") as zip_file:
+        zip_file.writestr(f"imagen-master/{name}", content)
+    server.answers["/imagen.zip"] = good(archive.getvalue())
+    load_classifier(SMALL)
+    assert len(MicroImageNet()) == 1
+    prefetch.pack_photographs()
+
+    teacher = tmp_path / "cache"
+    room = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(SimpleHTTPRequestHandler, directory=teacher))
+    Thread(target=room.serve_forever, daemon=True).start()
+    monkeypatch.setenv("COURSE_MIRROR", f"http://127.0.0.1:{room.server_port}")
+    monkeypatch.setenv("COURSE_CACHE", str(tmp_path / "student"))
+    data.online.cache_clear()
+    before = len(server.requests)
+    assert load_classifier(SMALL).source.startswith(SMALL)
+    assert len(MicroImageNet()) == 1
+    assert not [request for request in server.requests[before:] if request.startswith("GET")]
+    room.shutdown()
+    room.server_close()

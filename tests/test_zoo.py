@@ -24,7 +24,7 @@ from zoo.alexnet import AlexNet, LocalResponseNorm
 from zoo.evaluate import differences, evaluate
 from zoo.tables import read_csv, write_csv
 from zoo.tiny_imagenet import load_tiny_imagenet, normalize, top_k_correct
-from zoo.train import Recipe, augment, train
+from zoo.train import Recipe, augment, slow_depthwise_in_float32, train
 
 SHARDS = ROOT.parent / "shared" / "data"  # a developer's copy of Tiny-ImageNet-200
 NAMES = list(zoo.ZOO)
@@ -252,6 +252,22 @@ def test_a_table_is_read_as_it_was_written_and_never_half_written(tmp_path):
 
 
 # Training
+
+
+def test_depthwise_convolutions_that_bfloat16_would_slow_down_stay_in_float32():
+    x = torch.randn(2, 8, 9, 9)
+    for kernel_size, stride, groups, dtype in (
+        (3, 2, 8, torch.float32),
+        (5, 1, 8, torch.float32),
+        (3, 1, 8, torch.bfloat16),
+        (3, 2, 1, torch.bfloat16),
+    ):
+        conv = nn.Conv2d(8, 8, kernel_size, stride, padding=1, groups=groups)
+        expected = conv(x)
+        slow_depthwise_in_float32(nn.Sequential(conv))
+        torch.testing.assert_close(conv(x), expected)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert conv(x).dtype == dtype
 
 
 def test_training_improves_resumes_and_repeats_itself(tiny, tmp_path):

@@ -107,7 +107,7 @@ def fetch(name: str, urls: list[str], sha256: str | None = None) -> Path:
     name : str
         Path inside the cache.
     urls : list of str
-        Where to get it, tried in order after $COURSE_MIRROR/<last part of `name`>.
+        Where to get it, tried in order after $COURSE_MIRROR/<name>.
     sha256 : str, optional
         The SHA-256 of the file in lower-case hexadecimal, or how it begins.
 
@@ -120,7 +120,7 @@ def fetch(name: str, urls: list[str], sha256: str | None = None) -> Path:
     def is_good(path: Path) -> bool:
         return path.is_file() and (sha256 is None or pooch.file_hash(path).startswith(sha256))
 
-    return _obtain(cache_dir() / name, _with_course_mirror(Path(name).name, urls), is_good)
+    return _obtain(cache_dir() / name, _with_course_mirror(name, urls), is_good)
 
 
 def _with_course_mirror(name: str, urls: list[str]) -> list[str]:

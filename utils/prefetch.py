@@ -2,32 +2,84 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 
 from utils.data import DownloadError, MicroImageNet, cache_dir, online
-from utils.pretrained import fetch_weights, full_weights
+from utils.pretrained import CLIP_WEIGHTS, fetch_clip_weights, fetch_weights, full_weights
 
-# The full-size networks that the notebooks load; a test compares this list with them.
-FULL_SIZE = ("alexnet", "googlenet", "resnet18")
+PHOTOGRAPHS = "MicroImageNet"
+
+# What the notebooks load, by the number of the lecture; a test compares this table with them.
+NEEDS = {
+    "01": (PHOTOGRAPHS, "alexnet"),
+    "03": (PHOTOGRAPHS, "googlenet"),
+    "04": (PHOTOGRAPHS, "resnet18"),
+    "10": (PHOTOGRAPHS,),
+}
 
 
-def main() -> int:
-    """Fetch photographs and weights, print what is there, and return the number of things that are missing."""
+def megabytes(name: str) -> float:
+    """Return the size of the download `name`, an entry of NEEDS, in MB."""
+    if name == PHOTOGRAPHS:
+        return 106
+    return CLIP_WEIGHTS[name][2] if name in CLIP_WEIGHTS else full_weights(name).meta["_file_size"]
+
+
+def obtain(name: str) -> None:
+    """Fetch `name`, an entry of NEEDS, unless it is in the cache already.
+
+    Raises
+    ------
+    DownloadError
+        If it cannot be had.
+    """
+    if name in CLIP_WEIGHTS:
+        fetch_clip_weights(name)
+    elif name != PHOTOGRAPHS:
+        fetch_weights(name)
+    elif len(MicroImageNet()) < 750:
+        raise DownloadError("for the reason above")
+    else:
+        pack_photographs()
+
+
+def pack_photographs() -> None:
+    """Put the photographs of the cache also into ``imagen.zip`` beside them, for whoever serves the cache to a room.
+
+    Raises
+    ------
+    DownloadError
+        If it cannot be written.
+    """
+    folder, archive = cache_dir() / PHOTOGRAPHS, cache_dir() / "imagen.zip"
+    if not folder.is_dir() or archive.exists():  # no folder: the photographs are those of $COURSE_DATA
+        return
+    try:
+        shutil.make_archive(str(cache_dir() / "imagen.part"), "zip", folder)
+        (cache_dir() / "imagen.part.zip").replace(archive)
+    except OSError as error:
+        raise DownloadError(f"{archive} cannot be written ({error.strerror or error})") from None
+
+
+def main(lectures: list[str]) -> int:
+    """Fetch what `lectures` need (none: all of them), print what is there, and return how many things are missing."""
+    if unknown := [lecture for lecture in lectures if not lecture.isdigit() or not 1 <= int(lecture) <= 12]:
+        print(f'There is no lecture {", ".join(unknown)}: write two digits, such as NOTEBOOKS="01 12".')
+        return len(unknown)
+    wanted = list(dict.fromkeys(name for key in lectures or NEEDS for name in NEEDS.get(f"{int(key):02}", ())))
+    print(f"Wanted: {len(wanted)} downloads, {sum(map(megabytes, wanted)):.0f} MB in all. Those in the cache are kept.")
     if not online():
         print("There is no network: only what is already in the cache can be shown.")
     table, missing = [], 0
-    photographs = MicroImageNet()
-    complete = len(photographs) == 750
-    missing += not complete
-    table.append(("MicroImageNet", "106 MB", "there" if complete else "missing, for the reason above"))
-    for name in FULL_SIZE:
+    for name in wanted:
         try:
-            fetch_weights(name)
+            obtain(name)
             state = "there"
         except DownloadError as error:
             state = f"missing; {error}"
             missing += 1
-        table.append((name, f"{full_weights(name).meta['_file_size']:.0f} MB", state))
+        table.append((name, f"{megabytes(name):.0f} MB", state))
     print(f"\nIn {cache_dir()}:")
     for name, size, state in table:
         print(f"  {name:20} {size:>8}  {state}")
@@ -35,4 +87,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -9,12 +9,24 @@ from pathlib import Path
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torch.nn import functional as F
+from tqdm import tqdm
 
 from utils.data import DownloadError, fetch, imagenet_classes
 from zoo import IMAGE_SIZE, ZOO, load
 
 # What torchvision's own functions set whenever they load weights: these need their input scaled as in TensorFlow.
 OPTIONS = {"googlenet": {"transform_input": True, "init_weights": False}}
+
+# OpenCLIP's weights of the size that the lecture uses, trained on LAION-2B: address, SHA-256 and MB.
+CLIP_WEIGHTS = {
+    "ViT-B-32": (
+        "https://huggingface.co/laion/CLIP-ViT-B-32-laion2B-s34B-b79K/resolve/"
+        "1a25a446712ba5ee05982a381eed697ef9b435cf/open_clip_model.safetensors",
+        "ac4f8c4b88af6d963118cbf40ad93176d092abbedfcb752601ae1866352656e6",
+        605,
+    )
+}
 
 
 @dataclass(frozen=True)
@@ -137,3 +149,152 @@ def _ready(model: nn.Module, *rest) -> Classifier:
     classifier = Classifier(model.eval().to("cuda" if torch.cuda.is_available() else "cpu"), *rest)
     print(classifier.source)
     return classifier
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A trained image-text model of open_clip with all that it takes to use it.
+
+    Attributes
+    ----------
+    model : open_clip.CLIP
+        In evaluation mode, on the GPU if there is one.
+    transform : callable
+        Turns an RGB PIL image into an input ``(3, H, W)``.
+    tokenizer : callable
+        Turns a list of N texts into token ids ``(N, context length)``.
+    source : str
+        Which weights these are, in one line.
+    """
+
+    model: nn.Module
+    transform: Callable[[Image.Image], Tensor]
+    tokenizer: Callable[[list[str]], Tensor]
+    source: str
+
+    @property
+    def context_length(self) -> int:
+        """Tokens of the longest text that the model can take."""
+        return self.tokenizer.context_length
+
+    @property
+    def logit_scale(self) -> float:
+        """What cosines are multiplied by before the softmax: the inverse of the learned temperature."""
+        return self.model.logit_scale.exp().item()
+
+    @torch.inference_mode()
+    def encode_images(self, images: Sequence[Image.Image], batch_size: int = 32) -> Tensor:
+        """Return the unit vectors of `images`, ``(len(images), embedding size)``, on the CPU."""
+        rows = []
+        for start in range(0, len(images), batch_size):
+            batch = torch.stack([self.transform(image) for image in images[start : start + batch_size]])
+            rows.append(self.model.encode_image(batch.to(self._device), normalize=True).cpu())
+        return torch.cat(rows)
+
+    @torch.inference_mode()
+    def encode_texts(self, texts: Sequence[str], batch_size: int = 128) -> Tensor:
+        """Return the unit vectors of `texts`, ``(len(texts), embedding size)``, on the CPU.
+
+        Short texts are encoded beside short ones, each batch as far as its longest text reaches; that gives what
+        the padded texts give, in less time. A progress bar shows where there are several batches.
+        """
+        from zoo.clip import encode_text
+
+        tokens = self.tokenizer(list(texts))
+        rows = torch.empty(len(texts), self.model.text_projection.shape[1])
+        batches = tokens.argmax(dim=1).argsort(stable=True).split(batch_size)
+        for batch in tqdm(batches, desc="encoding texts", leave=False, disable=len(batches) == 1):
+            rows[batch] = F.normalize(encode_text(self.model, tokens[batch].to(self._device)), dim=1).cpu()
+        return rows
+
+    @property
+    def _device(self) -> torch.device:
+        return self.model.logit_scale.device
+
+
+def fetch_clip_weights(name: str) -> Path:
+    """Return the file of OpenCLIP's weights `name`, a key of CLIP_WEIGHTS, from the cache or downloaded.
+
+    Raises
+    ------
+    DownloadError
+        If it is not in the cache and cannot be downloaded.
+    """
+    url, sha256, _ = CLIP_WEIGHTS[name]
+    return fetch(f"weights/{name}-{sha256[:8]}.safetensors", [url], sha256)
+
+
+def load_clip(name: str = "ViT-B-32") -> Clip:
+    """Load a trained CLIP and say in one line which one it is.
+
+    Parameters
+    ----------
+    name : str
+        ``"ViT-B-32"``: OpenCLIP's model with its weights from the cache or from the network; where neither has them,
+        MicroCLIP stands in. ``"MicroCLIP"``: always the small model that ships with the course.
+
+    Raises
+    ------
+    ValueError
+        If there is no model of that name.
+    """
+    if name not in (*CLIP_WEIGHTS, "MicroCLIP"):
+        raise ValueError(f"There is no CLIP {name!r}. There are: {', '.join((*CLIP_WEIGHTS, 'MicroCLIP'))}.")
+    if name != "MicroCLIP":
+        try:
+            return _full_clip(name, fetch_clip_weights(name))
+        except DownloadError as error:
+            print(error)
+    return _micro_clip()
+
+
+def _full_clip(name: str, file: Path) -> Clip:
+    import open_clip
+
+    model, transform = open_clip.create_model_from_pretrained(name, pretrained=str(file))
+    return _clip_ready(model, transform, open_clip.get_tokenizer(name), f"{name}: trained on LAION-2B by OpenCLIP.")
+
+
+def _micro_clip() -> Clip:
+    from zoo import clip
+
+    model, transform, about = clip.load()
+    millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+    classes = len(about["wnids"]) - len(about["held_out"])
+    source = f"MicroCLIP: {millions:.1f} M parameters, {IMAGE_SIZE}×{IMAGE_SIZE} pixels, {classes} classes of ImageNet."
+    return _clip_ready(model, transform, clip.tokenizer(), source)
+
+
+def _clip_ready(model: nn.Module, *rest) -> Clip:
+    clip = Clip(model.eval().to("cuda" if torch.cuda.is_available() else "cpu"), *rest)
+    print(clip.source)
+    return clip
+
+
+def zero_shot_classifier(
+    clip: Clip,
+    names: Sequence[str],
+    templates: Sequence[str | Callable[[str], str]] = ("a photo of a {}.",),
+    batch_size: int = 128,
+) -> Tensor:
+    """Turn names of classes into the weights of a linear classifier, without an image (Radford et al., 2021, 3.1).
+
+    Parameters
+    ----------
+    names : sequence of str
+        One name for each class.
+    templates : sequence of str or callable
+        Prompts around a name: texts with ``{}`` in its place, or functions such as those of
+        ``open_clip.OPENAI_IMAGENET_TEMPLATES``. The embeddings of all prompts of a class are averaged.
+
+    Returns
+    -------
+    Tensor
+        ``(len(names), embedding size)``, unit vectors. The class of an image is the row with the largest product
+        with the vector of the image; every text is encoded once, however many images follow.
+    """
+    texts = [
+        template(name) if callable(template) else template.format(name) for name in names for template in templates
+    ]
+    vectors = clip.encode_texts(texts, batch_size).view(len(names), len(templates), -1)
+    return F.normalize(vectors.mean(dim=1), dim=1)

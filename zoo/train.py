@@ -79,6 +79,24 @@ def augment(images: Tensor, size: int, crop_area: float, generator: torch.Genera
     return F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
 
 
+def slow_depthwise_in_float32(model: nn.Module) -> nn.Module:
+    """Exempt strided and large depthwise convolutions from bfloat16, and return the model.
+
+    On a CPU, oneDNN computes their gradients in bfloat16 up to 25 times slower than in float32, which would double the
+    time that MobileNet and EfficientNet take.
+    """
+
+    def convolve(conv: nn.Conv2d, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            return F.conv2d(x.float(), conv.weight, conv.bias, conv.stride, conv.padding, conv.dilation, conv.groups)
+
+    for conv in model.modules():
+        depthwise = isinstance(conv, nn.Conv2d) and conv.groups == conv.in_channels > 1
+        if depthwise and (max(conv.stride) > 1 or max(conv.kernel_size) > 3):
+            conv.forward = partial(convolve, conv)
+    return model
+
+
 def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     """SGD with Nesterov momentum or AdamW; vectors (biases, normalization) are not decayed."""
     decay = recipe.weight_decay_sgd if recipe.optimizer == "sgd" else recipe.weight_decay_adamw
@@ -124,6 +142,8 @@ def train(
     """
     torch.manual_seed(recipe.seed)
     model = build().to(memory_format=torch.channels_last)
+    if fabric.device.type == "cpu":
+        slow_depthwise_in_float32(model)
     model, optimizer = fabric.setup(model, build_optimizer(model, recipe))
     images, labels = (tensor.to(fabric.device) for tensor in data["train"])
     val_images, val_labels = (tensor.to(fabric.device) for tensor in data["val"])
