@@ -7,7 +7,7 @@ else
 RUN := .venv/bin/python
 endif
 
-.PHONY: help setup lab test notebooks slides prefetch links zoo-evaluate lint format constraints clean
+.PHONY: help setup lab test notebooks slides site prefetch links zoo-evaluate lint format constraints clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*  ## /  make \1	/p' Makefile | expand -t 24
@@ -29,6 +29,9 @@ notebooks: setup  ## re-execute notebooks and store their outputs; not all: NOTE
 
 slides: setup  ## make a presentation of each notebook in build/slides; not all: NOTEBOOKS="01 04"
 	@$(RUN) tools/slides.py $(NOTEBOOKS)
+
+site: setup  ## make a website of all lectures in build/site
+	@$(RUN) tools/website.py
 
 prefetch: setup  ## download photographs and full-size networks, to teach without a network; not all: NOTEBOOKS="01 12"
 	@$(RUN) -m utils.prefetch $(NOTEBOOKS)

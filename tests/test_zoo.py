@@ -22,6 +22,7 @@ from utils.costs import costs
 from utils.data import imagenet_classes
 from zoo.alexnet import AlexNet, LocalResponseNorm
 from zoo.evaluate import differences, evaluate
+from zoo.page import table
 from zoo.tables import read_csv, write_csv
 from zoo.tiny_imagenet import load_tiny_imagenet, normalize, top_k_correct
 from zoo.train import Recipe, augment, slow_depthwise_in_float32, train
@@ -121,6 +122,13 @@ def test_the_counts_in_the_table_are_those_of_the_networks():
     for name, row in RESULTS.items():
         cost = costs(zoo.create(name), (1, 3, 64, 64))
         assert (int(row["parameters"]), int(row["multiply_adds"])) == (cost.parameters, cost.multiply_adds)
+
+
+def test_the_page_of_the_zoo_shows_the_recorded_results():
+    page = (ROOT / "zoo" / "README.md").read_text(encoding="utf-8")
+    assert table(list(RESULTS.values())) in page
+    chart = (ROOT / "zoo" / "accuracy.svg").read_text(encoding="utf-8")
+    assert all(f"<!-- {name} -->" in chart for name in NAMES)
 
 
 def test_the_mean_over_the_classes_is_the_top_1_accuracy():

@@ -64,19 +64,19 @@ def depth() -> Iterator[Run]:
 
 
 def scaling() -> Iterator[Run]:
-    recipe = Recipe("adamw", 1e-3, epochs=6, small_epochs=0)
+    recipe = Recipe("adamw", 1e-3, epochs=4, small_epochs=0)
     # Multipliers of width and depth, and the resolution. Channels and blocks are whole numbers, so these come as close
     # as they can to two and four times the multiply-adds of the first.
     for scaled, cost, width, blocks, image_size in (
-        ("nothing", 1, 0.75, 1.0, 32),
-        ("width", 2, 1.12, 1.0, 32),
-        ("depth", 2, 0.75, 2.0, 32),
-        ("resolution", 2, 0.75, 1.0, 43),
-        ("all three", 2, 0.8, 1.2, 35),
-        ("width", 4, 1.6, 1.0, 32),
-        ("depth", 4, 0.75, 4.0, 32),
-        ("resolution", 4, 0.75, 1.0, 64),
-        ("all three", 4, 0.9, 1.4, 42),
+        ("nothing", 1, 0.5, 1.0, 32),
+        ("width", 2, 0.74, 1.0, 32),
+        ("depth", 2, 0.5, 2.0, 32),
+        ("resolution", 2, 0.5, 1.0, 42),
+        ("all three", 2, 0.55, 1.2, 35),
+        ("width", 4, 1.08, 1.0, 32),
+        ("depth", 4, 0.5, 4.0, 32),
+        ("resolution", 4, 0.5, 1.0, 64),
+        ("all three", 4, 0.6, 1.34, 42),
     ):
         labels = {"scaled": scaled, "cost": cost, "width": width, "depth": blocks, "resolution": image_size}
         yield Run(labels, partial(EfficientNet, width=width, depth=blocks), recipe, image_size)
@@ -85,12 +85,12 @@ def scaling() -> Iterator[Run]:
 def data() -> Iterator[Run]:
     for share in (0.05, 0.2, 1.0):
         for name, network, recipe in (("resnet", ResNet, Recipe("sgd", 0.1)), ("vit", ViT, Recipe("adamw", 1e-3))):
-            recipe = replace(recipe, epochs=8, small_epochs=5)
+            recipe = replace(recipe, epochs=6, small_epochs=5)
             yield Run({"network": name, "share": share}, network, recipe, share=share)
 
 
 def ladder() -> Iterator[Run]:
-    recipe = Recipe("adamw", 1e-3, epochs=6, small_epochs=4)  # the paper, too, trains all steps with AdamW
+    recipe = Recipe("adamw", 1e-3, epochs=4, small_epochs=3)  # the paper, too, trains all steps with AdamW
     for step, (name, design) in enumerate(road()):
         yield Run({"step": step, "change": name}, partial(Ladder, design), recipe)
 

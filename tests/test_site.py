@@ -1,0 +1,89 @@
+"""The website: it is built without a warning, needs no other host, and shows the lectures to readers."""
+
+import re
+import shutil
+import subprocess
+import sys
+
+import nbformat
+import pytest
+from bs4 import BeautifulSoup
+
+from notebooks import NOTEBOOKS, ROOT
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """Build the site of a copy of the course, and return its folder."""
+    course = tmp_path_factory.mktemp("course")
+    for name in ("notebooks", "site", "tools", "pyproject.toml"):
+        (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, course / name)
+    done = subprocess.run([sys.executable, "tools/website.py"], cwd=course, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return course / "build" / "site"
+
+
+@pytest.fixture(scope="module")
+def pages(site):
+    return {path.stem: BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser") for path in site.glob("*.html")}
+
+
+def test_each_lecture_has_a_page_to_which_start_page_and_navigation_lead(pages):
+    links = {link["href"] for link in pages["index"].find_all("a", href=True)}
+    for path in NOTEBOOKS:
+        assert path.stem in pages and f"{path.stem}.html" in links
+        assert pages[path.stem].find("h1").get_text().startswith(path.stem[:2])
+
+
+def test_the_timeline_is_in_order_and_each_landmark_leads_to_its_lecture(pages):
+    items = pages["index"].select(".timeline li")
+    years = [int(item.select_one(".year").get_text()) for item in items]
+    assert years == sorted(years) and years[0] == 2011 and len(items) >= 15
+    for item in items:
+        assert item.select_one("a")["href"].removesuffix(".html") in pages
+    bars = [float(re.search(r"[\d.]+", bar["style"])[0]) for bar in pages["index"].select(".bar")]
+    assert bars[0] == 60.0 and min(bars) > 0
+
+
+def test_no_page_needs_another_host_or_a_missing_file(site, pages):
+    for name, page in pages.items():
+        for tag, attribute in (("script", "src"), ("img", "src"), ("link", "href")):
+            for element in page.find_all(tag, **{attribute: True}):
+                target = element[attribute].split("?")[0].split("#")[0]
+                if target.startswith("data:") or element.get("rel") == ["canonical"]:
+                    continue
+                assert "://" not in target, f"{name}: {target}"
+                assert (site / target).exists(), f"{name}: {target}"
+    for sheet in site.rglob("*.css"):
+        assert not re.search(r"url\(['\"]?https?:", sheet.read_text(encoding="utf-8")), sheet.name
+
+
+def test_readers_see_formulas_results_and_solutions_but_no_speaker_notes(pages):
+    for path in NOTEBOOKS:
+        text = pages[path.stem].get_text()
+        assert "$$" not in text and "Setup, the same in every notebook" not in text
+        cells = nbformat.read(path, 4).cells
+        notes = [cell.source for cell in cells if cell.metadata["slideshow"]["slide_type"] == "notes"]
+        words = re.sub(r"\W+", " ", text)
+        for note in notes:
+            assert re.sub(r"\W+", " ", note)[:60] not in words
+        assert pages[path.stem].find("img") and pages[path.stem].find("details")
+    assert pages["01_alexnet"].find("math")
+
+
+def test_every_picture_has_an_alternative_text(pages):
+    for name, page in pages.items():
+        for picture in page.find_all("img"):
+            assert picture.get("alt"), f"{name}: {str(picture)[:100]}"
+
+
+def test_a_broken_link_stops_the_build(tmp_path):
+    for name in ("site", "tools", "pyproject.toml"):
+        (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, tmp_path / name)
+    (tmp_path / "notebooks").mkdir()
+    notebook = nbformat.read(NOTEBOOKS[0], 4)
+    notebook.cells = notebook.cells[:3]
+    notebook.cells[2] = nbformat.v4.new_markdown_cell("[next](02_nowhere.ipynb)")
+    nbformat.write(notebook, tmp_path / "notebooks" / NOTEBOOKS[0].name)
+    done = subprocess.run([sys.executable, "tools/website.py"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode != 0 and "02_nowhere" in done.stderr

@@ -1,0 +1,95 @@
+"""Make the website of the course in build/site/ from the notebooks, with their stored outputs, and the pages in site/.
+
+    python tools/website.py
+
+Sphinx with MyST-NB makes it; a link that leads nowhere is an error. The site needs no other host, and no server: its
+start page is build/site/index.html.
+"""
+
+import csv
+import html
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from tools.links import BADGE, SETUP, read_address  # noqa: E402
+
+PAGES = ROOT / "site"
+SOURCE = ROOT / "build" / "site-source"
+SITE = ROOT / "build" / "site"
+RELATIVE = re.compile(r"\]\(\.\./([^)]+)\)")  # a link from a notebook to another file of the repository
+
+
+def timeline() -> str:
+    """Return the landmarks of site/timeline.csv as an HTML list whose bars are their errors."""
+    with (PAGES / "timeline.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    largest = max(float(row["error"]) for row in rows if row["error"])
+    items = []
+    for row in sorted(rows, key=lambda row: int(row["year"])):
+        lecture = next(SOURCE.glob(f"{row['lecture']}_*.ipynb"), None)
+        name = html.escape(row["name"])
+        if lecture:
+            name = f'<a href="{lecture.stem}.html">{name}</a>'
+        error = ""
+        if row["error"]:
+            width = 60 * float(row["error"]) / largest
+            error = (
+                f'<span class="bar" style="width: {width:.1f}%"></span>{row["error"]} % ({html.escape(row["note"])})'
+            )
+            error = f'<span class="error">{error}</span>'
+        items.append(
+            f'<li><span class="year">{row["year"]}</span><span class="name">{name}</span>'
+            f'<span class="idea">{html.escape(row["idea"])}</span>{error}</li>'
+        )
+    return '<ol class="timeline">\n' + "\n".join(items) + "\n</ol>"
+
+
+def page(path: Path) -> nbformat.NotebookNode:
+    """Return the notebook as the site shows it: without speaker notes, setup cell and remotely drawn badge."""
+    repository, revision = read_address(ROOT)
+    notebook = nbformat.read(path, as_version=4)
+    cells = []
+    for cell in notebook.cells:
+        if cell.metadata.get("slideshow", {}).get("slide_type") == "notes" or cell.source.startswith(SETUP):
+            continue
+        if cell.cell_type == "markdown":
+            cell.source = BADGE.sub(lambda badge: f"[Open in Colab]({badge[0].rsplit('](', 1)[1][:-1]})", cell.source)
+            there = f"](https://github.com/{repository}/blob/{revision}/"
+            cell.source = RELATIVE.sub(lambda link: f"{there}{link[1]})", cell.source)
+        cells.append(cell)
+    notebook.cells = cells
+    return notebook
+
+
+def main() -> None:
+    for folder in (SOURCE, SITE):
+        shutil.rmtree(folder, ignore_errors=True)
+    SOURCE.mkdir(parents=True)
+    notebooks = sorted((ROOT / "notebooks").glob("*.ipynb"))
+    for path in notebooks:
+        nbformat.write(page(path), SOURCE / path.name)
+    for path in PAGES.iterdir():
+        if path.is_file():
+            shutil.copy(path, SOURCE)
+    repository, _ = read_address(ROOT)
+    start = (PAGES / "index.md").read_text(encoding="utf-8")
+    start = start.replace("LECTURES", "\n".join(path.stem for path in notebooks)).replace("TIMELINE", timeline())
+    start = start.replace("ADDRESS", f"https://github.com/{repository}").replace("NAME", repository.split("/")[1])
+    (SOURCE / "index.md").write_text(start, encoding="utf-8")
+    command = [sys.executable, "-m", "sphinx", "--quiet", "--fail-on-warning", "--keep-going", "-b", "html"]
+    done = subprocess.run([*command, "-d", str(ROOT / "build" / "site-trees"), str(SOURCE), str(SITE)])
+    if done.returncode:
+        raise SystemExit("The site has the faults named above.")
+    print((SITE / "index.html").relative_to(ROOT))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""Write what ``zoo/README.md`` shows of the results: its table, and the chart of accuracy against cost.
+
+python -m zoo.page
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from pathlib import Path
+
+from zoo import WEIGHTS, ZOO
+from zoo.tables import read_csv
+
+FOLDER = Path(__file__).resolve().parent
+MARKS = re.compile(r"(<!-- results of data/zoo/results.csv -->\n).*?(<!-- end of results -->)", re.DOTALL)
+
+
+def table(rows: list[dict[str, str]]) -> str:
+    """Return `rows` of results.csv as a Markdown table in the order of the zoo, which is the order of history."""
+    lines = [
+        "| network | top-1 | top-5 | parameters | multiply-adds | images/s | learning rate | stands in for |",
+        "|---|---:|---:|---:|---:|---:|---|---|",
+    ]
+    for row in rows:
+        entry = ZOO[row["name"]]
+        file = Path(inspect.getsourcefile(entry.build)).name
+        lines.append(
+            f"| [{row['name']}]({file}) | {row['top1']} % | {row['top5']} % | {int(row['parameters']) / 1e6:.2f} M "
+            f"| {int(row['multiply_adds']) / 1e6:.1f} M | {row['images_per_second']} "
+            f"| {row['optimizer']} {row['learning_rate']} | {', '.join(entry.stands_for) or '–'} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def draw_chart(rows: list[dict[str, str]], path: Path) -> None:
+    """Draw accuracy against multiply-adds, and against the measured time, side by side into the SVG file `path`."""
+    import matplotlib.pyplot as plt
+
+    from utils import plotting
+
+    fig, (left, right) = plt.subplots(1, 2, figsize=(11, 5), sharey=True)
+    accuracies = [float(row["top1"]) for row in rows]
+    costs = [float(row["multiply_adds"]) / 1e6 for row in rows]
+    times = [1000 / float(row["images_per_second"]) for row in rows]
+    for axis, xs, label in (
+        (left, costs, "Million multiply-adds for one image"),
+        (right, times, "Measured milliseconds for one image, in batches of 64"),
+    ):
+        axis.scatter(
+            xs, accuracies, s=[float(row["parameters"]) / 5000 for row in rows], color=plotting.BLUE, alpha=0.5
+        )
+        for row, x, y in zip(rows, xs, accuracies, strict=True):
+            axis.annotate(row["name"], (x, y), xytext=(0, 9), textcoords="offset points", ha="center", fontsize=11)
+        axis.set_xlabel(label)
+        axis.margins(0.15)
+    left.set_ylabel("Top-1 accuracy in percent")
+    fig.suptitle("Equal operations, unequal accuracy, unequal time: the zoo on the 10,000 validation images")
+    # The same table always gives the same file.
+    with plt.rc_context({"svg.hashsalt": "zoo"}):
+        fig.savefig(path, bbox_inches="tight", metadata={"Date": None})
+    plt.close(fig)
+
+
+def main() -> None:
+    rows = read_csv(WEIGHTS / "results.csv")
+    page = FOLDER / "README.md"
+    text = MARKS.sub(lambda match: match[1] + "\n" + table(rows) + "\n" + match[2], page.read_text(encoding="utf-8"))
+    page.write_text(text, encoding="utf-8")
+    draw_chart(rows, FOLDER / "accuracy.svg")
+
+
+if __name__ == "__main__":
+    main()
