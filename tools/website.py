@@ -62,8 +62,7 @@ def page(path: Path) -> nbformat.NotebookNode:
             continue
         if cell.cell_type == "markdown":
             cell.source = BADGE.sub(lambda badge: f"[Open in Colab]({badge[0].rsplit('](', 1)[1][:-1]})", cell.source)
-            there = f"](https://github.com/{repository}/blob/{revision}/"
-            cell.source = RELATIVE.sub(lambda link: f"{there}{link[1]})", cell.source)
+            cell.source = RELATIVE.sub(rf"](https://github.com/{repository}/blob/{revision}/\1)", cell.source)
         cells.append(cell)
     notebook.cells = cells
     return notebook
