@@ -18,6 +18,7 @@ from torch import nn
 from zoo.alexnet import AlexNet
 from zoo.googlenet import GoogLeNet
 from zoo.resnet import ResNet
+from zoo.se_resnet import se_resnet
 
 WEIGHTS = Path(__file__).resolve().parent.parent / "data" / "zoo"
 IMAGE_SIZE = 64
@@ -38,6 +39,7 @@ ZOO: dict[str, Entry] = {
     "alexnet": Entry(AlexNet, "adamw", 1e-3, stands_for=("alexnet",)),
     "googlenet": Entry(GoogLeNet, "sgd", 0.1, stands_for=("googlenet",)),
     "resnet": Entry(ResNet, "sgd", 0.1, stands_for=("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")),
+    "se_resnet": Entry(se_resnet, "sgd", 0.1, stands_for=()),
 }
 
 
