@@ -6,8 +6,10 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from utils.costs import costs
+from zoo import WEIGHTS, create
 from zoo.convnext import ConvNeXt
 from zoo.experiments import EXPERIMENTS, RESULTS, Run, data_for, record
+from zoo.gates import fixed, predict, share_between_classes
 from zoo.ladder import ROAD, Ladder, road
 from zoo.tables import read_csv
 from zoo.train import Recipe
@@ -22,7 +24,7 @@ def cost(run: Run) -> int:
     return costs(build(run), (1, 3, run.image_size, run.image_size)).multiply_adds
 
 
-RECORDED = sorted(path.stem for path in RESULTS.glob("*.csv"))
+RECORDED = sorted(path.stem for path in RESULTS.glob("*.csv") if path.stem in EXPERIMENTS)
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
@@ -133,3 +135,37 @@ def test_what_was_recorded_is_of_these_networks(name):
         assert [int(row["epoch"]) for row in own] == list(range(1, run.recipe.epochs + 1))
         assert {int(row["parameters"]) for row in own} == {sum(p.numel() for p in build(run).parameters())}
         assert {int(row["multiply_adds"]) for row in own} == {cost(run)}
+
+
+# The gates of the SE-ResNet
+
+
+def test_fixed_gates_hold_for_every_image_until_the_block_ends():
+    torch.manual_seed(0)
+    model = create("se_resnet")
+    images = torch.randint(0, 255, (6, 3, 64, 64), dtype=torch.uint8)
+    before, own = predict(model, images)
+    assert [gates.shape for gates in own] == [(6, channels) for channels in (48, 48, 96, 96, 160, 160)]
+    with fixed(model, [torch.full_like(gates[0], 0.25) for gates in own]):
+        _, gates = predict(model, images)
+    assert all((values == 0.25).all() for values in gates)
+    after, again = predict(model, images)
+    assert torch.equal(before, after) and all(map(torch.equal, own, again))
+
+
+def test_the_share_between_classes_is_that_of_an_analysis_of_variance():
+    labels = torch.arange(200).repeat_interleave(50)
+    generator = torch.Generator().manual_seed(0)
+    classes = torch.randn(200, 4, generator=generator)[labels]
+    noise = torch.randn(10_000, 4, generator=generator)
+    assert share_between_classes(classes, labels) == pytest.approx(1)
+    assert share_between_classes(noise, labels) == pytest.approx(0, abs=0.02)
+    assert share_between_classes(classes + 3**0.5 * noise, labels) == pytest.approx(1 / 4, abs=0.04)
+
+
+def test_the_recorded_accuracy_with_own_gates_is_that_of_the_zoo():
+    rows = read_csv(RESULTS / "frozen_gates.csv")
+    curve = read_csv(WEIGHTS / "se_resnet.csv")
+    # Half of the images: three standard errors are two points.
+    assert float(rows[0]["top1"]) == pytest.approx(float(curve[-1]["val_top1"]), abs=2)
+    assert len(read_csv(RESULTS / "gates.csv")) == 12

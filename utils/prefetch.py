@@ -15,7 +15,9 @@ NEEDS = {
     "01": (PHOTOGRAPHS, "alexnet"),
     "03": (PHOTOGRAPHS, "googlenet"),
     "04": (PHOTOGRAPHS, "resnet18"),
+    "07": (PHOTOGRAPHS,),
     "10": (PHOTOGRAPHS,),
+    "12": (PHOTOGRAPHS, "ViT-B-32"),
 }
 
 

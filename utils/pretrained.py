@@ -203,7 +203,7 @@ class Clip:
         tokens = self.tokenizer(list(texts))
         rows = torch.empty(len(texts), self.model.text_projection.shape[1])
         batches = tokens.argmax(dim=1).argsort(stable=True).split(batch_size)
-        for batch in tqdm(batches, desc="encoding texts", leave=False, disable=len(batches) == 1):
+        for batch in tqdm(batches, desc="encoding texts", leave=False) if len(batches) > 1 else batches:
             rows[batch] = F.normalize(encode_text(self.model, tokens[batch].to(self._device)), dim=1).cpu()
         return rows
 

@@ -40,15 +40,18 @@ def held_out(wnids: Sequence[str]) -> list[bool]:
 
 
 @cache
+def _imagenet() -> ImageNetInfo:
+    return ImageNetInfo()
+
+
 def names_of(wnid: str) -> list[str]:
     """Return WordNet's names of an ImageNet class, the usual one first: ``["oboe", "hautboy", "hautbois"]``."""
-    return ImageNetInfo().label_name_to_description(wnid).split(", ")
+    return _imagenet().label_name_to_description(wnid).split(", ")
 
 
-@cache
 def definition_of(wnid: str) -> str:
     """Return the first clause of WordNet's definition of an ImageNet class: "a bottle that holds beer"."""
-    return ImageNetInfo().label_name_to_description(wnid, detailed=True).split(": ", 1)[1].split(";")[0]
+    return _imagenet().label_name_to_description(wnid, detailed=True).split(": ", 1)[1].split(";")[0]
 
 
 def tokenizer() -> open_clip.SimpleTokenizer:

@@ -39,23 +39,32 @@ def draw_chart(rows: list[dict[str, str]], path: Path) -> None:
 
     from utils import plotting
 
-    fig, (left, right) = plt.subplots(1, 2, figsize=(11, 5), sharey=True)
+    fig, axes = plt.subplots(1, 2, figsize=(12, 1.5 + 0.42 * max(len(rows), 8)), sharey=True, layout="constrained")
     accuracies = [float(row["top1"]) for row in rows]
     costs = [float(row["multiply_adds"]) / 1e6 for row in rows]
     times = [1000 / float(row["images_per_second"]) for row in rows]
+    areas = [float(row["parameters"]) / 5000 for row in rows]
     for axis, xs, label in (
-        (left, costs, "Million multiply-adds for one image"),
-        (right, times, "Measured milliseconds for one image, in batches of 64"),
+        (axes[0], costs, "Million multiply-adds for one image"),
+        (axes[1], times, "Measured milliseconds for one image"),
     ):
-        axis.scatter(
-            xs, accuracies, s=[float(row["parameters"]) / 5000 for row in rows], color=plotting.BLUE, alpha=0.5
-        )
-        for row, x, y in zip(rows, xs, accuracies, strict=True):
-            axis.annotate(row["name"], (x, y), xytext=(0, 9), textcoords="offset points", ha="center", fontsize=11)
-        axis.set_xlabel(label)
-        axis.margins(0.15)
-    left.set_ylabel("Top-1 accuracy in percent")
-    fig.suptitle("Equal operations, unequal accuracy, unequal time: the zoo on the 10,000 validation images")
+        axis.scatter(xs, accuracies, s=areas, color=plotting.BLUE, alpha=0.5)
+        axis.set(xlabel=label, xlim=(0, 1.15 * max(xs)), ylim=(min(accuracies) - 4, max(accuracies) + 4))
+        # Names stand in a column at the right, far enough from each other, with a line to their circles.
+        height = -1.0
+        for y, x, row in sorted(zip(accuracies, xs, rows, strict=True), key=lambda point: point[0]):
+            height = max(height + 0.065, axis.transLimits.transform((0, y))[1])
+            axis.annotate(
+                row["name"],
+                (x, y),
+                xytext=(1.03, height),
+                textcoords="axes fraction",
+                va="center",
+                fontsize=13,
+                arrowprops={"arrowstyle": "-", "color": plotting.GREY, "linewidth": 0.8},
+            )
+    axes[0].set_ylabel("Top-1 accuracy in percent")
+    fig.suptitle("Equal operations, unequal accuracy, unequal time; the area of a circle is its parameters")
     # The same table always gives the same file.
     with plt.rc_context({"svg.hashsalt": "zoo"}):
         fig.savefig(path, bbox_inches="tight", metadata={"Date": None})
