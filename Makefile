@@ -7,7 +7,7 @@ else
 RUN := .venv/bin/python
 endif
 
-.PHONY: help setup lab test notebooks slides site prefetch links zoo-evaluate lint format constraints clean
+.PHONY: help setup lab test notebooks slides site prefetch links zoo-evaluate bench lint format constraints clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*  ## /  make \1	/p' Makefile | expand -t 24
@@ -41,6 +41,9 @@ links: setup  ## change the course's address in all notebooks: REPO=owner/name R
 
 zoo-evaluate: setup  ## measure the shipped micro networks: DATA=tiny-imagenet-200.zip
 	@$(RUN) -m zoo.evaluate --data "$(DATA)"
+
+bench: setup  ## measure time and memory of every notebook on this machine, and write BENCHMARKS.md
+	@$(RUN) tools/bench.py
 
 lint: setup  ## check the style of code and notebooks
 	@$(RUN) -m ruff check

@@ -334,6 +334,14 @@ def test_the_readme_lists_the_lectures_in_order_and_links_those_that_are_there()
     assert not files  # none but these
 
 
+def test_the_benchmarks_have_time_and_memory_of_every_lecture_within_what_is_promised():
+    text = (ROOT / "BENCHMARKS.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\d\d · .+?) \| (\d+) \| ([\d.]+) \|$", text, re.M)
+    titles = [nbformat.read(path, as_version=4).cells[0].source.splitlines()[0] for path in NOTEBOOKS]
+    assert [f"# {title}" for title, _, _ in rows] == titles
+    assert all(int(seconds) <= 90 and float(memory) <= 2 for _, seconds, memory in rows)
+
+
 # Every rule can fail: a small notebook keeps them all, and each way to spoil it is refused by the rule that is meant.
 
 
