@@ -56,6 +56,16 @@ def create(name: str, num_classes: int = NUM_CLASSES) -> nn.Module:
     return ZOO[name].build(num_classes=num_classes)
 
 
+def unusable_weights(path: Path, error: Exception, command: str) -> RuntimeError:
+    """Return an error that says why the weights `path` cannot be read, and how to get them back."""
+    if isinstance(error, FileNotFoundError):
+        return RuntimeError(f"The weights {path} are missing. Restore them: git checkout -- data/zoo/{path.name}")
+    return RuntimeError(
+        f"The weights {path} cannot be used ({str(error).splitlines()[0]}). "
+        f"Restore the file from the repository, or train it anew: {command}"
+    )
+
+
 def load(name: str, folder: Path = WEIGHTS) -> tuple[nn.Module, dict]:
     """Return the trained micro network `name` in evaluation mode, and what is known about its training.
 
@@ -75,13 +85,6 @@ def load(name: str, folder: Path = WEIGHTS) -> tuple[nn.Module, dict]:
             about = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
             # Shipped in half precision; load_state_dict copies into the float32 parameters.
             model.load_state_dict({key: file.get_tensor(key) for key in sorted(file.keys())})
-    except FileNotFoundError:
-        raise RuntimeError(
-            f"The weights {path} are missing. Restore them: git checkout -- data/zoo/{path.name}"
-        ) from None
     except (SafetensorError, RuntimeError, ValueError, OSError) as error:
-        raise RuntimeError(
-            f"The weights {path} cannot be used ({str(error).splitlines()[0]}). "
-            f"Restore the file from the repository, or train it anew: python -m zoo.train {name}"
-        ) from None
+        raise unusable_weights(path, error, f"python -m zoo.train {name}") from None
     return model.eval(), about

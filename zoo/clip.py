@@ -24,7 +24,7 @@ from safetensors import SafetensorError, safe_open
 from timm.data import ImageNetInfo
 from torch import Tensor
 
-from zoo import WEIGHTS
+from zoo import WEIGHTS, unusable_weights
 from zoo.tiny_imagenet import IMAGENET_MEAN, IMAGENET_STD
 
 NAME = "MicroCLIP"
@@ -103,13 +103,6 @@ def load(folder: Path = WEIGHTS) -> tuple[open_clip.CLIP, Callable, dict]:
             image_mean=tuple(IMAGENET_MEAN.tolist()),
             image_std=tuple(IMAGENET_STD.tolist()),
         )
-    except FileNotFoundError:
-        raise RuntimeError(
-            f"The weights {path} are missing. Restore them: git checkout -- data/zoo/{path.name}"
-        ) from None
     except (SafetensorError, RuntimeError, ValueError, OSError) as error:
-        raise RuntimeError(
-            f"The weights {path} cannot be used ({str(error).splitlines()[0]}). "
-            f"Restore the file from the repository, or train it anew: python -m zoo.train_clip"
-        ) from None
+        raise unusable_weights(path, error, "python -m zoo.train_clip") from None
     return model.eval(), transform, about
