@@ -163,8 +163,8 @@ All cells from top to bottom, the start of the kernel included.
 |---|---:|---:|
 {chr(10).join(notebooks())}
 
-Opening a lecture costs what it imports: `import torch` takes {torch_time:.1f} s, and `import utils`, which imports it, takes
-{utils_time:.1f} s.
+Opening a lecture costs what it imports: `import torch` takes {torch_time:.1f} s, and `import utils`, which imports
+it, takes {utils_time:.1f} s.
 
 ## What is saved, and how
 
