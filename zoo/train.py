@@ -117,6 +117,16 @@ def learning_rate_at(epoch: float, recipe: Recipe) -> float:
     return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
 
 
+def resume(fabric: Fabric, name: str, checkpoint: Path | None, state: dict) -> None:
+    """Load `state` from the checkpoint, if it is there and was saved under the same recipe."""
+    if checkpoint is None or not checkpoint.exists():
+        return
+    saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    if saved["recipe"] == state["recipe"]:
+        fabric.load(checkpoint, state, weights_only=True)
+        fabric.print(f"{name}: resuming after epoch {len(state['history'])}")
+
+
 def train(
     fabric: Fabric,
     name: str,
@@ -151,11 +161,7 @@ def train(
     batch_size = recipe.batch_size // fabric.world_size
     steps = len(images) // recipe.batch_size
     state = {"model": model, "optimizer": optimizer, "recipe": asdict(recipe), "history": []}
-    if checkpoint is not None and checkpoint.exists():
-        saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
-        if saved["recipe"] == state["recipe"]:
-            fabric.load(checkpoint, state, weights_only=True)
-            fabric.print(f"{name}: resuming after epoch {len(state['history'])}")
+    resume(fabric, name, checkpoint, state)
 
     for epoch in range(len(state["history"]), recipe.epochs):
         start = time.perf_counter()

@@ -37,7 +37,7 @@ from zoo import WEIGHTS
 from zoo.clip import MERGES, NAME, TEMPLATES, definition_of, encode_text, held_out, load, names_of, tokenizer
 from zoo.tables import read_csv, write_csv
 from zoo.tiny_imagenet import device_name, load_tiny_imagenet, normalize
-from zoo.train import CHECKPOINTS, Recipe, augment, build_optimizer, launch, learning_rate_at
+from zoo.train import CHECKPOINTS, Recipe, augment, build_optimizer, launch, learning_rate_at, resume
 
 RECIPE = Recipe("adamw", 1e-3, epochs=10, small_epochs=0, label_smoothing=0.0)
 NUM_MERGES = 4000
@@ -116,11 +116,7 @@ def train(fabric: Fabric, data: dict, recipe: Recipe, checkpoint: Path) -> tuple
     model, optimizer = fabric.setup(Pairs(clip), build_optimizer(clip, recipe))
     steps = len(images) // recipe.batch_size
     state = {"model": model, "optimizer": optimizer, "recipe": asdict(recipe), "history": []}
-    if checkpoint.exists():
-        saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
-        if saved["recipe"] == state["recipe"]:
-            fabric.load(checkpoint, state, weights_only=True)
-            fabric.print(f"{NAME}: resuming after epoch {len(state['history'])}")
+    resume(fabric, NAME, checkpoint, state)
 
     for epoch in range(len(state["history"]), recipe.epochs):
         start = time.perf_counter()
