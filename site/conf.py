@@ -36,7 +36,7 @@ def setup(app) -> None:
         raise SkipNode
 
     def block(self, node) -> None:
-        self.body.append(f'<div class="formula">{mathml(node.astext(), display=True)}</div>')
+        self.body.append(f'<div class="formula" tabindex="0">{mathml(node.astext(), display=True)}</div>')
         raise SkipNode
 
     from docutils.nodes import SkipNode

@@ -1,14 +1,18 @@
 """The website: it is built without a warning, needs no other host, and shows the lectures to readers."""
 
+import json
 import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
+import axe_core_python
 import nbformat
 import pytest
 from bs4 import BeautifulSoup
 
+from browser import in_browser, page_after_scripts
 from notebooks import NOTEBOOKS, ROOT
 
 
@@ -75,6 +79,54 @@ def test_every_picture_has_an_alternative_text(pages):
     for name, page in pages.items():
         for picture in page.find_all("img"):
             assert picture.get("alt"), f"{name}: {str(picture)[:100]}"
+
+
+# Runs axe-core, and replaces the document by what it found.
+AXE = """
+<script>{axe}</script>
+<script>
+addEventListener("load", async () => {{
+  document.body.dataset.theme = "{theme}";
+  let found;
+  try {{
+    const {{ violations, passes }} = await axe.run(document, {{ resultTypes: ["violations"] }});
+    const text = (id, node) => `${{id}}: ${{node.html.slice(0, 120)}}`;
+    const faults = violations.flatMap(({{ id, nodes }}) => nodes.map((node) => text(id, node)));
+    found = {{ faults, rules: passes.length }};
+  }} catch (error) {{ found = {{ faults: [`axe-core stopped: ${{error}}`], rules: 0 }}; }}
+  document.documentElement.innerHTML = "<pre></pre>";
+  document.querySelector("pre").textContent = JSON.stringify(found);
+}});
+</script>
+"""
+
+
+def judge(html: str, folder: Path, theme: str, width: int) -> dict:
+    """What axe-core says of a page of the site, shown in a window of `width` pixels."""
+    axe = Path(axe_core_python.__file__).with_name("axe.min.js").read_text(encoding="utf-8")
+    path = folder / "judged.html"
+    path.write_text(html.replace("</head>", AXE.format(axe=axe, theme=theme) + "</head>", 1), encoding="utf-8")
+    try:
+        return json.loads(BeautifulSoup(page_after_scripts(path, width), "html.parser").pre.get_text())
+    finally:
+        path.unlink()
+
+
+@in_browser
+def test_axe_finds_no_barrier_on_a_desktop_in_light_or_a_telephone_in_dark(site):
+    for number, path in enumerate(sorted(site.glob("*.html"))):
+        theme, width = (("light", 1280), ("dark", 390))[number % 2]
+        found = judge(path.read_text(encoding="utf-8"), site, theme, width)
+        assert found["faults"] == [], path.name
+        assert found["rules"] > 10
+
+
+@in_browser
+def test_axe_notices_barriers(site):
+    html = (site / "index.html").read_text(encoding="utf-8")
+    spoiled = html.replace("</h1>", '</h1><img src="a.png"><p style="color: #ccc; background: #fff">pale</p>', 1)
+    faults = "\n".join(judge(spoiled, site, "light", 1280)["faults"])
+    assert "image-alt: <img" in faults and "color-contrast: <p style" in faults
 
 
 def test_a_broken_link_stops_the_build(tmp_path):

@@ -3,9 +3,7 @@
 import base64
 import io
 import json
-import os
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,6 +15,7 @@ import pytest
 from bs4 import BeautifulSoup
 from PIL import Image
 
+from browser import in_browser, page_after_scripts
 from notebooks import NOTEBOOKS, ROOT
 from tools import slides
 
@@ -214,11 +213,6 @@ def test_the_command_refuses_a_notebook_that_is_not_there():
 
 # What a browser shows of it
 
-BROWSERS = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge"]
-MAC = "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome"
-BROWSER = next(filter(None, map(shutil.which, [*BROWSERS, MAC])), None)
-in_browser = pytest.mark.skipif(BROWSER is None, reason="There is no Chromium or Chrome that could show the slides.")
-
 # Goes through all pages, with all fragments shown, and replaces the document by what it found. Lengths are those at
 # 1280 × 720, whatever the size of the window.
 PROBE = """
@@ -299,18 +293,7 @@ def drive(html: str, folder: Path) -> dict:
     """What a browser finds on all pages of a presentation."""
     path = folder / "slides.html"
     path.write_text(html.replace("<head>", "<head>" + PROBE, 1), encoding="utf-8")
-    command = [
-        BROWSER,
-        "--headless",
-        "--disable-gpu",
-        f"--user-data-dir={folder / 'profile'}",
-        "--window-size=1280,720",
-    ]
-    command += ["--host-resolver-rules=MAP * ~NOTFOUND", "--virtual-time-budget=20000", "--dump-dom", path.as_uri()]
-    if hasattr(os, "geteuid") and os.geteuid() == 0:
-        command.insert(1, "--no-sandbox")
-    dom = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=300).stdout
-    return json.loads(BeautifulSoup(dom, "html.parser").pre.get_text())
+    return json.loads(BeautifulSoup(page_after_scripts(path), "html.parser").pre.get_text())
 
 
 @in_browser

@@ -24,6 +24,14 @@ from tools.links import BADGE, SETUP, read_address  # noqa: E402
 PAGES = ROOT / "site"
 SOURCE = ROOT / "build" / "site-source"
 SITE = ROOT / "build" / "site"
+# What the theme leaves out, for those who cannot see the page or use a mouse: each is one of axe-core's rules.
+ACCESSIBLE = (
+    ("<pre>", '<pre tabindex="0">'),  # code wider than the window can be scrolled by keys
+    ('<aside class="sidebar-drawer">', '<aside class="sidebar-drawer" aria-label="Lectures">'),
+    ('<aside class="toc-drawer">', '<aside class="toc-drawer" aria-label="Contents of this page">'),
+    ('<th class="head"><p></p></th>', "<td></td>"),  # the corner of a table is no heading
+    ('<div id="search-results">', '<h1>Search</h1>\n<div id="search-results">'),
+)
 RELATIVE = re.compile(r"\]\(\.\./([^)]+)\)")  # a link from a notebook to another file of the repository
 
 
@@ -68,6 +76,14 @@ def page(path: Path) -> nbformat.NotebookNode:
     return notebook
 
 
+def make_accessible() -> None:
+    for path in SITE.glob("*.html"):
+        text = path.read_text(encoding="utf-8")
+        for theme, better in ACCESSIBLE:
+            text = text.replace(theme, better)
+        path.write_text(text, encoding="utf-8")
+
+
 def main() -> None:
     for folder in (SOURCE, SITE):
         shutil.rmtree(folder, ignore_errors=True)
@@ -87,6 +103,7 @@ def main() -> None:
     done = subprocess.run([*command, "-d", str(ROOT / "build" / "site-trees"), str(SOURCE), str(SITE)])
     if done.returncode:
         raise SystemExit("The site has the faults named above.")
+    make_accessible()
     print((SITE / "index.html").relative_to(ROOT))
 
 

