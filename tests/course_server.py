@@ -25,6 +25,24 @@ def partial(content: bytes, length: int, kind: str = "application/octet-stream")
     return answer
 
 
+def resumable(content: bytes, stop_at: int | None = None) -> Answer:
+    """Send what is asked for of `content`, as servers of files do that know ranges; break off at byte `stop_at`."""
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        first = int(handler.headers.get("Range", "bytes=0-").removeprefix("bytes=").removesuffix("-"))
+        if first >= len(content):
+            handler.send_error(416)
+            return
+        handler.send_response(206 if first else 200)
+        handler.send_header("Content-Length", str(len(content) - first))
+        handler.end_headers()
+        handler.wfile.write(content[first:stop_at])
+        if handler.command == "GET":
+            handler.server.sent.append((first, stop_at or len(content)))
+
+    return answer
+
+
 def stalled(content: bytes, length: int) -> Answer:
     """Promise `length` bytes, send `content`, and no more."""
 
@@ -58,6 +76,7 @@ class CourseServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.answers: dict[str, Answer] = {}
         self.requests: list[str] = []
+        self.sent: list[tuple[int, int]] = []  # first byte and end of what `resumable` has sent
 
     def url(self, path: str) -> str:
         return f"http://127.0.0.1:{self.server_port}{path}"

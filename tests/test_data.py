@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from course_server import CourseServer, dripping, good, hang, partial, stalled
+from course_server import CourseServer, dripping, good, hang, partial, resumable, stalled
 from utils import data
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -253,16 +253,77 @@ def test_a_full_disk_is_reported_and_leaves_nothing(server, mirrors, cache):
     assert files_in(cache) == set()
 
 
-def test_after_a_kill_half_way_nothing_counts_and_the_next_call_recovers(server, mirrors, cache):
+@pytest.mark.parametrize("ranges", [True, False], ids=["server knows ranges", "server knows none"])
+def test_after_a_kill_half_way_nothing_counts_and_the_next_call_goes_on(server, mirrors, cache, ranges):
     server.answers["/first.zip"] = stalled(CONTENT[:200_000], length=len(CONTENT))
     process = start(f"data.fetch('file', data.MIRRORS, '{SHA256}')")
-    wait_until(lambda: any(path.stat().st_size > 0 for path in cache.glob(".part-*/file")))
+    wait_until(lambda: any(path.stat().st_size > 0 for path in cache.glob(".cut-*-file")))
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    assert len(files_in(cache)) == 1 and not (cache / "file").exists()
-    server.answers["/first.zip"] = good(CONTENT)
+    (beginning,) = cache.glob(".cut-*-file")
+    size = beginning.stat().st_size
+    assert files_in(cache) == {beginning.name} and CONTENT.startswith(beginning.read_bytes())
+    server.answers["/first.zip"] = resumable(CONTENT) if ranges else good(CONTENT)
     assert data.fetch("file", mirrors, SHA256).read_bytes() == CONTENT
+    assert server.sent == ([(size, len(CONTENT))] if ranges else [])
     assert files_in(cache) == {"file"}
+
+
+def test_a_download_that_breaks_off_again_and_again_is_finished_in_the_end(server, mirrors, cache):
+    for stop_at in (100_000, 200_000):
+        server.answers["/first.zip"] = resumable(CONTENT, stop_at)
+        with pytest.raises(data.DownloadError, match="what has come is kept, and the next try goes on from there"):
+            data.fetch("file", mirrors[:1], SHA256)
+        assert not (cache / "file").exists()
+    server.answers["/first.zip"] = resumable(CONTENT)
+    assert data.fetch("file", mirrors[:1], SHA256).read_bytes() == CONTENT
+    firsts = [first for first, _ in server.sent]
+    assert firsts[0] == 0 < firsts[1] < firsts[2] and files_in(cache) == {"file"}
+
+
+def test_a_download_that_was_whole_before_the_kill_is_only_checked(server, mirrors, cache):
+    server.answers["/first.zip"] = resumable(CONTENT, 290_000)
+    with pytest.raises(data.DownloadError):
+        data.fetch("file", mirrors[:1], SHA256)
+    (beginning,) = cache.glob(".cut-*-file")
+    beginning.write_bytes(CONTENT)
+    server.answers["/first.zip"] = resumable(CONTENT)
+    assert data.fetch("file", mirrors[:1], SHA256).read_bytes() == CONTENT
+    assert len(server.sent) == 1
+
+
+def test_a_login_page_does_not_cost_what_has_come(server, mirrors, cache):
+    server.answers["/first.zip"] = resumable(CONTENT, 200_000)
+    with pytest.raises(data.DownloadError):
+        data.fetch("file", mirrors[:1], SHA256)
+    server.answers["/first.zip"] = BAD["a web page"]
+    with pytest.raises(data.DownloadError, match=r"a web page.*kept"):
+        data.fetch("file", mirrors[:1], SHA256)
+    server.answers["/first.zip"] = resumable(CONTENT)
+    assert data.fetch("file", mirrors[:1], SHA256).read_bytes() == CONTENT
+    assert server.sent[-1][0] > 0
+
+
+def test_a_beginning_of_another_file_is_noticed_and_not_used_again(server, mirrors, cache):
+    server.answers["/first.zip"] = resumable(b"x" + CONTENT[1:], 200_000)
+    with pytest.raises(data.DownloadError):
+        data.fetch("file", mirrors[:1], SHA256)
+    server.answers["/first.zip"] = resumable(CONTENT)
+    with pytest.raises(data.DownloadError, match="other content than expected"):
+        data.fetch("file", mirrors[:1], SHA256)
+    assert files_in(cache) == set()
+    assert data.fetch("file", mirrors[:1], SHA256).read_bytes() == CONTENT
+
+
+def test_interrupting_a_download_by_ctrl_c_keeps_what_has_come(server, mirrors, cache):
+    server.answers["/first.zip"] = stalled(CONTENT[:200_000], length=len(CONTENT))
+    process = start(f"data.fetch('file', data.MIRRORS, '{SHA256}')")
+    wait_until(lambda: any(path.stat().st_size > 0 for path in cache.glob(".cut-*-file")))
+    process.send_signal(signal.SIGINT)
+    assert process.wait(PATIENCE) != 0
+    server.answers["/first.zip"] = resumable(CONTENT)
+    assert data.fetch("file", mirrors, SHA256).read_bytes() == CONTENT
+    assert server.sent[0][0] > 0
 
 
 # MicroImageNet, downloaded

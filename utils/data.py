@@ -5,13 +5,15 @@ import os
 import shutil
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent import futures
+from contextlib import suppress
 from functools import cache
 from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
-from threading import Thread
+from threading import Event, Thread
 from typing import NamedTuple
 from zipfile import BadZipFile, ZipFile, is_zipfile
 
@@ -146,35 +148,75 @@ def _obtain(target: Path, urls: list[str], is_good: Callable, prepare: Callable 
             with TemporaryDirectory(prefix=".part-", dir=target.parent) as folder:
                 for url in urls:
                     try:
-                        new = prepare(_download(url, Path(folder, target.name)))
+                        new = prepare(_download(url, target).replace(Path(folder, target.name)))
                         if not is_good(new):
                             raise DownloadError("other content than expected")
                         shutil.rmtree(target, ignore_errors=True)  # a folder can replace only an empty one
+                        _forget_cut(target)
                         return new.replace(target)
                     except requests.RequestException as error:
                         reasons.append(f"{url}: {getattr(error.response, 'status_code', type(error).__name__)}")
                     except (RuntimeError, ValueError, BadZipFile, EOFError, zlib.error) as error:  # zipfile's, too
                         reasons.append(f"{url}: {error}")
+            if any(_cut(target)):
+                reasons.append("what has come is kept, and the next try goes on from there")
     except OSError as error:
+        _forget_cut(target)
         reason = error.strerror or error
         raise DownloadError(f"The cache {target.parent} cannot be written ({reason}). Set COURSE_CACHE.") from error
     raise DownloadError(f"{target.name} could not be downloaded ({'; '.join(reasons)}).")
 
 
-def _download(url: str, path: Path) -> Path:
-    # pooch wants a bar that has a total, and then sets it.
-    with path.open("wb") as file, tqdm(total=1, desc=path.name, unit="B", unit_scale=True, leave=False) as bar:
-        downloader = pooch.HTTPDownloader(progressbar=bar, chunk_size=2**16, timeout=TIMEOUT)
-        download, start = _start(downloader, url, file, None), time.monotonic()
+def _cut(target: Path) -> Iterator[Path]:
+    """The beginnings of `target` that interrupted downloads left, one for each address."""
+    return target.parent.glob(f".cut-*-{target.name}")
+
+
+def _forget_cut(target: Path) -> None:
+    for beginning in _cut(target):
+        with suppress(OSError):
+            beginning.unlink()
+
+
+def _download(url: str, target: Path) -> Path:
+    """Return the file in which all of `url` now is. If it is interrupted, the next call fetches only the rest."""
+    path = target.with_name(f".cut-{zlib.crc32(url.encode()):08x}-{target.name}")
+    stop, received = Event(), []
+    download, start = _start(_receive, url, path, stop, received), time.monotonic()
+    try:
         while not download.done():
-            if (time.monotonic() - start - GRACE_SECONDS) * MIN_SPEED > path.stat().st_size:
+            if (time.monotonic() - start - GRACE_SECONDS) * MIN_SPEED > sum(received):
                 raise DownloadError("too slow")
             time.sleep(0.05)
         download.result()
-    with path.open("rb") as file:
-        if file.read(64).lstrip().lower().startswith((b"<!doctype html", b"<html")):
-            raise DownloadError("a web page instead of the file")
+    finally:
+        stop.set()  # a thread that was given up, or Ctrl-C left alone, writes no more
     return path
+
+
+def _receive(url: str, path: Path, stop: Event, received: list[int]) -> None:
+    """Write to `path` what `url` gives, from where `path` ends if the server can, until `stop` is set."""
+    size = path.stat().st_size if path.exists() else 0
+    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={size}-"} if size else {})
+    with requests.get(url, headers=headers, timeout=TIMEOUT, stream=True) as response:
+        if size and response.status_code == requests.codes.requested_range_not_satisfiable:
+            return  # all of it is there
+        response.raise_for_status()
+        goes_on = response.status_code == requests.codes.partial_content
+        chunks = response.iter_content(2**16)
+        first = next(chunks, b"")
+        if not goes_on and first[:64].lstrip().lower().startswith((b"<!doctype html", b"<html")):
+            raise DownloadError("a web page instead of the file")
+        start = size if goes_on else 0
+        total = start + int(response.headers.get("Content-Length", 0)) or None
+        bar = tqdm(total=total, initial=start, desc=path.name.split("-", 2)[2], unit="B", unit_scale=True, leave=False)
+        with path.open("ab" if goes_on else "wb") as file, bar:
+            for chunk in chain([first], chunks):
+                if stop.is_set():
+                    return
+                file.write(chunk)
+                received.append(len(chunk))
+                bar.update(len(chunk))
 
 
 def _manifest() -> dict[str, tuple[int, str]]:
