@@ -6,13 +6,16 @@ import pickle
 import random
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
+import zlib
 from pathlib import Path
 from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile, ZipInfo
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from PIL import Image
@@ -574,6 +577,68 @@ def test_the_rotation_that_a_camera_noted_is_applied(manifest, tmp_path, monkeyp
 def test_a_damaged_image_is_named(manifest, tmp_path, monkeypatch, content):
     with pytest.raises(RuntimeError, match=rf"{SAW} is not a readable image"):
         read(content, tmp_path, monkeypatch)
+
+
+def bomb(width: int, height: int) -> bytes:
+    """A small PNG file that says it is `width` by `height` pixels."""
+    header = struct.pack(">2I5B", width, height, 8, 2, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(bytes(10_000))), (b"IEND", b"")]
+    parts = [
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in chunks
+    ]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+def spoil(content: bytes, chance: random.Random) -> bytes:
+    """Damage a file as broken disks, cut downloads and attackers do."""
+    content = bytearray(content)
+    at, size = chance.randrange(len(content)), chance.choice([1, 2, 4, 64])
+    match chance.randrange(5):
+        case 0:
+            del content[at:]
+        case 1:
+            del content[at : at + size]
+        case 2:
+            content[at:at] = chance.randbytes(size)
+        case 3:  # in the header, where sizes and modes stand
+            at = chance.randrange(min(64, len(content)))
+            content[at : at + size] = chance.choice([b"\0", b"\xff", b"\x7f"]) * size
+        case 4:
+            for at in chance.sample(range(len(content)), min(len(content), 20)):
+                content[at] ^= 1 << chance.randrange(8)
+    return bytes(content)
+
+
+@pytest.mark.filterwarnings("ignore")  # of Pillow, about what it finds in damaged files
+def test_of_1000_damaged_files_each_is_read_or_named_within_a_moment(manifest, tmp_path, monkeypatch):
+    (tmp_path / SAW).write_bytes(PHOTOGRAPHS[SAW])
+    monkeypatch.setenv("COURSE_DATA", str(tmp_path))
+    dataset, chance, read, refused = data.MicroImageNet(), random.Random(0), 0, 0
+    formats = ["JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "ICO", "TGA", "PCX"]
+    whole = [saved(gradient("RGB"), name) for name in formats]
+    process = psutil.Process()
+    memory = process.memory_info().rss
+    for number in range(1000):
+        (tmp_path / SAW).write_bytes(spoil(whole[number % len(whole)], chance))
+        begin = time.process_time()
+        try:
+            image, index = dataset[0]
+            assert (image.mode, index) == ("RGB", 491)
+            read += 1
+        except RuntimeError as error:
+            assert str(error).startswith(f"{tmp_path / SAW} is not a readable image (")
+            refused += 1
+        assert time.process_time() - begin < 10
+    assert read > 100 and refused > 100
+    assert process.memory_info().rss - memory < 2**30
+
+
+@pytest.mark.parametrize("size", [(50_000, 50_000), (2**31 - 1, 1), (0, 10)])
+def test_a_small_file_that_says_it_is_huge_is_refused_before_memory_is_taken(manifest, tmp_path, monkeypatch, size):
+    before = psutil.Process().memory_info().rss
+    with pytest.raises(RuntimeError, match=f"{SAW} is not a readable image"):
+        read(bomb(*size), tmp_path, monkeypatch)
+    assert psutil.Process().memory_info().rss - before < 2**28
 
 
 def test_a_damaged_image_in_a_zip_is_named(manifest, tmp_path, monkeypatch):
