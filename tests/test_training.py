@@ -1,9 +1,13 @@
 """The training loop of the live experiments: it learns, repeats itself, stops, and says what is wrong."""
 
+from threading import Timer
+
 import pytest
 import torch
+from jupyter_client.manager import start_new_kernel
 from torch import nn
 
+from notebooks import ROOT
 from utils.data import digits
 from utils.training import error_rate, fit
 
@@ -55,3 +59,53 @@ def test_the_error_rate_is_measured_without_dropout_and_leaves_the_mode_as_it_wa
     assert model.training
     assert error_rate(model, x, y.roll(1)) == 1
     assert error_rate(model, x, torch.tensor([0, 1, 2, 3, 4, 0, 0, 0, 0, 0])) == pytest.approx(0.5)
+
+
+# Ctrl-C
+
+PREPARE = """
+import threading
+import utils
+import torch
+from utils.data import digits
+from utils.gpu import benchmark, track_memory
+from utils.training import fit
+
+x, y, _, _ = digits()
+model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+"""
+LONG = {
+    "training": "fit(model, (x, y), epochs=10**9, optimizer=torch.optim.SGD(model.parameters(), 0.1))",
+    "a benchmark": "benchmark(lambda: model(x), seconds=10**9)",
+    "a measurement": "with track_memory():\n    while True: model(x)",
+}
+
+
+def test_ctrl_c_in_a_long_cell_leaves_a_kernel_that_can_go_on():
+    manager, client = start_new_kernel(cwd=str(ROOT))
+
+    def execute(code: str, interrupt: bool = False) -> tuple[dict, str]:
+        """The reply to a cell and what it printed; it is interrupted after it has printed something."""
+        printed = []
+
+        def read(message: dict) -> None:
+            printed.append(message["content"].get("text", ""))
+            if interrupt and printed[-1] == "begun\n":
+                Timer(0.5, manager.interrupt_kernel).start()
+
+        return client.execute_interactive(code, timeout=120, output_hook=read)["content"], "".join(printed)
+
+    try:
+        assert execute(PREPARE)[0]["status"] == "ok"
+        for name, code in LONG.items():
+            assert execute(f"print('begun', flush=True)\n{code}", interrupt=True)[0]["ename"] == "KeyboardInterrupt", (
+                name
+            )
+        short = LONG["training"].replace("10**9", "2")
+        output = execute(
+            f"history = {short}\nprint(len(history.loss), [thread.name for thread in threading.enumerate()])"
+        )[1]
+        assert output.splitlines()[-1].startswith("2 [") and "watch" not in output  # the thread of track_memory
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
