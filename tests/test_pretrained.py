@@ -127,6 +127,45 @@ def test_a_full_network_is_built_as_torchvision_builds_it_around_its_weights(tmp
         torch.testing.assert_close(ours(x), theirs(x))
 
 
+class Malicious:
+    """Unpickling it makes a file."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple:
+        return open, (self.path, "w")
+
+
+@pytest.mark.parametrize("content", ["malicious", "other network", "no pickle"])
+def test_weights_whose_hash_is_right_and_whose_content_is_not_are_refused(server, tmp_path, monkeypatch, content):
+    file = io.BytesIO()
+    if content == "no pickle":
+        file.write(b"something else")
+    else:
+        torch.save({"features.0.weight": Malicious(str(tmp_path / "made")) if content == "malicious" else 0}, file)
+    path = f"/{SMALL}-{hashlib.sha256(file.getvalue()).hexdigest()[:8]}.pth"
+    server.answers[path] = good(file.getvalue())
+    pretrained.full_weights(SMALL).url = server.url(path)
+    go(monkeypatch, online=True)
+    with pytest.raises(RuntimeError, match=rf"{SMALL}-\w+\.pth is no file of weights for {SMALL} \(.+\)\. Delete it"):
+        load_classifier(SMALL)
+    assert not (tmp_path / "made").exists()
+
+
+def test_a_full_gpu_leaves_the_network_on_the_cpu_and_says_what_to_do(monkeypatch, capsys):
+    def to(model: torch.nn.Module, device: str) -> torch.nn.Module:
+        if device == "cuda":
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return model
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.nn.Module, "to", to)
+    classifier = load_classifier("micro_alexnet")
+    assert "shut down the kernels" in capsys.readouterr().out
+    assert classifier.logits([Image.new("RGB", (64, 64))]).shape == (1, 200)
+
+
 def test_without_full_weights_and_micro_network_the_error_names_the_file_and_the_command(server):
     with pytest.raises(DownloadError, match=rf"{server.path[1:]} is not in the cache.*make prefetch"):
         load_classifier(SMALL)

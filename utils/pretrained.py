@@ -123,7 +123,11 @@ def _full_classifier(name: str, weights, file: Path) -> Classifier:
     from torchvision.models import get_model
 
     model = get_model(name, weights=None, **OPTIONS.get(name, {}))
-    model.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
+    try:
+        model.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
+    except Exception as error:  # torch's, pickle's and zipfile's
+        reason = str(error).partition("\n")[0]
+        raise RuntimeError(f"{file} is no file of weights for {name} ({reason}). Delete it.") from error
     classes = imagenet_classes()
     names, wnids = [label.name for label in classes], [label.wnid for label in classes]
     source = f"{name}: torchvision's weights {weights.name}, for the 1,000 classes of ImageNet."
@@ -145,8 +149,22 @@ def _micro_classifier(name: str) -> Classifier:
     return _ready(model, transform, [name_of[wnid] for wnid in about["wnids"]], about["wnids"], source)
 
 
+def _on_device(model: nn.Module) -> nn.Module:
+    """Return `model` in evaluation mode, on the GPU if there is one with room for it."""
+    model.eval()
+    if torch.cuda.is_available():
+        try:
+            return model.to("cuda")
+        except torch.OutOfMemoryError:
+            print("The GPU is full, so this network stays on the CPU. To make room, shut down the kernels of notebooks")
+            print(
+                "that you no longer need (in JupyterLab: the square in a circle on the left), and run this cell again."
+            )
+    return model.to("cpu")
+
+
 def _ready(model: nn.Module, *rest) -> Classifier:
-    classifier = Classifier(model.eval().to("cuda" if torch.cuda.is_available() else "cpu"), *rest)
+    classifier = Classifier(_on_device(model), *rest)
     print(classifier.source)
     return classifier
 
@@ -266,7 +284,7 @@ def _micro_clip() -> Clip:
 
 
 def _clip_ready(model: nn.Module, *rest) -> Clip:
-    clip = Clip(model.eval().to("cuda" if torch.cuda.is_available() else "cpu"), *rest)
+    clip = Clip(_on_device(model), *rest)
     print(clip.source)
     return clip
 
