@@ -33,6 +33,22 @@ print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * unit)
 """
 
 
+# What VGG-19 holds for the backward pass, as the process grows: in a process of its own, because memory that was once
+# taken is not always given back.
+MEASURE_VGG = """
+import sys
+import psutil
+import utils
+import torch
+from torchvision.models import vgg19
+images, model = torch.rand(int(sys.argv[1]), 3, 224, 224), vgg19(weights=None)
+model(images[:1, :, :32, :32])  # libraries take their own share at the first call
+before = psutil.Process().memory_info().rss
+logits = model(images)
+print(psutil.Process().memory_info().rss - before)
+"""
+
+
 def output_of(*arguments: str) -> str:
     """Return what this Python prints, run in the course's folder with `arguments`."""
     done = subprocess.run([sys.executable, *arguments], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
@@ -142,6 +158,68 @@ def ratios() -> list[str]:
 SIZE = (1, 3, 224, 224)
 
 
+def memory() -> list[str]:
+    """Return a row for each batch that fits: GiB that VGG-19 holds, computed and measured."""
+    import utils  # noqa: F401
+
+    # isort: split
+    import torch
+    from torchvision.models import vgg19
+
+    from utils.costs import costs
+
+    with torch.device("meta"):
+        model = vgg19(weights=None)
+    rows = []
+    for batch in (1, 4, 16, 64):
+        computed = costs(model, (batch, *SIZE[1:])).saved_bytes - batch * 4 * 3 * 224 * 224  # without the images
+        if 2 * computed > psutil.virtual_memory().available:
+            break
+        measured = int(output_of("-c", MEASURE_VGG, str(batch)).splitlines()[-1])
+        rows.append(f"| {batch} | {computed / 2**30:.2f} | {measured / 2**30:.2f} |")
+        print(rows[-1], flush=True)
+    return rows
+
+
+def growth() -> list[str]:
+    """Return a row for each kind of input: how many of it, and the seconds that they take."""
+    import utils  # noqa: F401
+
+    # isort: split
+    import torch
+    import torchinfo
+    from torchvision.models import get_model
+
+    from utils.costs import costs
+    from utils.data import MicroImageNet
+    from utils.pretrained import load_classifier, load_clip
+
+    rows = []
+
+    def row(what: str, sizes: list, function: Callable) -> None:
+        seconds = [median_seconds(lambda size=size: function(size), repeats=3) for size in sizes]
+        rows.append(f"| {what} | {', '.join(map(str, sizes))} | {', '.join(f'{value:.2f}' for value in seconds)} |")
+        print(rows[-1], flush=True)
+
+    classifier, clip = load_classifier("micro_resnet"), load_clip("MicroCLIP")
+    photographs = MicroImageNet()
+    images = [photographs[i % len(photographs)][0] for i in range(480)]
+    row("photographs, classified by the micro ResNet", [30, 120, 480], lambda n: classifier.logits(images[:n]))
+    prompts = [f"a photo of a {name}." for name in classifier.categories] * 4
+    row("prompts, encoded by MicroCLIP", [50, 200, 800], lambda n: clip.encode_texts(prompts[:n]))
+    with torch.device("meta"):
+        networks = {depth: get_model(f"resnet{depth}", weights=None) for depth in (18, 50, 152)}
+    row("layers of a ResNet, in a cost table", list(networks), lambda depth: costs(networks[depth], SIZE))
+    row("images of a batch, in a cost table of ResNet-50", [1, 8, 32], lambda n: costs(networks[50], (n, *SIZE[1:])))
+    real = get_model("resnet50", weights=None)
+    row(
+        "the same by torchinfo, with a real forward pass",
+        [1, 8, 32],
+        lambda n: torchinfo.summary(real, input_size=(n, *SIZE[1:]), verbose=0),
+    )
+    return rows
+
+
 def main() -> None:
     if os.name == "nt":
         raise SystemExit("make bench needs Linux or macOS, which tell the peak memory of a process.")
@@ -173,6 +251,21 @@ Median times in seconds, both ways in one run.
 | comparison | first way | second way | times faster |
 |---|---:|---:|---:|
 {chr(10).join(ratios())}
+
+## How it grows
+
+Median times in seconds.
+
+| what grows | how many | seconds |
+|---|---:|---:|
+{chr(10).join(growth())}
+
+What VGG-19 holds for the backward pass, in GiB: computed by `utils.costs`, which allocates nothing, and measured as the
+growth of a process on the CPU.
+
+| images in the batch | computed | measured |
+|---:|---:|---:|
+{chr(10).join(memory())}
 """
     (ROOT / "BENCHMARKS.md").write_text(text, encoding="utf-8")
 
