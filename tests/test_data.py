@@ -514,10 +514,10 @@ def test_all_real_photographs_can_be_read(monkeypatch):
 
 
 def gradient(mode: str) -> Image.Image:
-    grey = Image.fromarray(np.tile(np.arange(0, 256, 4, dtype=np.uint8), (40, 1)))
+    gray = Image.fromarray(np.tile(np.arange(0, 256, 4, dtype=np.uint8), (40, 1)))
     if mode == "I;16":
-        return Image.fromarray(np.asarray(grey).astype(np.uint16) * 257)
-    return grey.convert("RGB").quantize(64) if mode == "P" else grey.convert(mode)
+        return Image.fromarray(np.asarray(gray).astype(np.uint16) * 257)
+    return gray.convert("RGB").quantize(64) if mode == "P" else gray.convert(mode)
 
 
 def saved(image: Image.Image, format: str, **options) -> bytes:

@@ -168,14 +168,14 @@ def tiny(tmp_path_factory) -> Path:
     annotations = []
     generator = np.random.default_rng(0)
 
-    def save(path: Path, label: int, grey: bool = False) -> None:
+    def save(path: Path, label: int, gray: bool = False) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         pixels = generator.integers(0, 40, (64, 64, 3), dtype=np.uint8) + np.uint8(label)
-        Image.fromarray(pixels).convert("L" if grey else "RGB").save(path)
+        Image.fromarray(pixels).convert("L" if gray else "RGB").save(path)
 
     for label, wnid in enumerate(wnids):
         for i in range(2):
-            save(root / "train" / wnid / "images" / f"{wnid}_{i}.JPEG", label, grey=label == 3)
+            save(root / "train" / wnid / "images" / f"{wnid}_{i}.JPEG", label, gray=label == 3)
         save(root / "val" / "images" / f"val_{label}.JPEG", label)
         annotations.append(f"val_{label}.JPEG\t{wnid}\t0\t0\t62\t62\n")
     (root / "wnids.txt").write_text("\n".join(wnids))
@@ -214,11 +214,11 @@ def test_a_source_without_tiny_imagenet_is_named(tmp_path):
 
 
 def test_inputs_are_normalized_with_imagenets_mean_and_deviation():
-    grey = torch.full((1, 3, 2, 2), 128, dtype=torch.uint8)
+    gray = torch.full((1, 3, 2, 2), 128, dtype=torch.uint8)
     expected = (torch.tensor([128 / 255] * 3) - torch.tensor([0.485, 0.456, 0.406])) / torch.tensor(
         [0.229, 0.224, 0.225]
     )
-    torch.testing.assert_close(normalize(grey)[0, :, 0, 0], expected)
+    torch.testing.assert_close(normalize(gray)[0, :, 0, 0], expected)
 
 
 def test_top_k_correct_finds_the_rank_of_the_label():

@@ -72,7 +72,7 @@ def font_size(text: str) -> str:
 
 
 def printed(output: NotebookNode) -> list[str]:
-    """The text of an output, without colours, in parts that fit a page."""
+    """The text of an output, without colors, in parts that fit a page."""
     text = output.get("text") or output.get("data", {}).get("text/plain") or "\n".join(output.get("traceback", []))
     lines = re.sub(r"\x1b\[[\d;]*m", "", text).rstrip().splitlines()
     count = -(-len(lines) // PRINTED_LINES)

@@ -1,6 +1,6 @@
 """Plots of the notebooks: one style, legible from the last row, each with an alternative text.
 
-Colours are those of Okabe and Ito (2008), which people with any common kind of colour blindness can
+Colors are those of Okabe and Ito (2008), which people with any common kind of color blindness can
 tell apart. Every function shows its plot through :func:`show` and returns nothing.
 """
 
@@ -179,8 +179,8 @@ def bars(
     Those named in `highlight` are orange, the others blue.
     """
     fig, axis = plt.subplots(figsize=(9, 0.9 + 0.42 * len(values)))
-    colours = [ORANGE if name in highlight else BLUE for name in values]
-    drawn = axis.barh(list(values), list(values.values()), color=colours)
+    colors = [ORANGE if name in highlight else BLUE for name in values]
+    drawn = axis.barh(list(values), list(values.values()), color=colors)
     axis.bar_label(drawn, [fmt.format(value) for value in values.values()], padding=5)
     axis.invert_yaxis()
     axis.margins(x=0.15)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 
 class LocalResponseNorm(nn.Module):
-    """Divide each activation by a power of the energy of its neighbouring channels.
+    """Divide each activation by a power of the energy of its neighboring channels.
 
     ``b_i = a_i / (k + alpha * sum_{|j - i| <= size // 2} a_j^2) ** beta`` (section 3.3 of the paper).
 
@@ -25,7 +25,7 @@ class LocalResponseNorm(nn.Module):
     channels : int
         Channels of the input, shape ``(N, channels, H, W)``; the output has the same shape.
     size : int
-        Number of neighbouring channels in the sum.
+        Number of neighboring channels in the sum.
     alpha, k : float
         As in the formula. The paper has ``alpha=1e-4`` for pixel values from 0 to 255; our inputs
         are divided by their standard deviation of about 57, and 57^2 * 1e-4 is 0.33.
