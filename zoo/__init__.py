@@ -19,6 +19,7 @@ from zoo.alexnet import AlexNet
 from zoo.googlenet import GoogLeNet
 from zoo.resnet import ResNet
 from zoo.se_resnet import se_resnet
+from zoo.vit import ViT
 
 WEIGHTS = Path(__file__).resolve().parent.parent / "data" / "zoo"
 IMAGE_SIZE = 64
@@ -40,6 +41,7 @@ ZOO: dict[str, Entry] = {
     "googlenet": Entry(GoogLeNet, "sgd", 0.1, stands_for=("googlenet",)),
     "resnet": Entry(ResNet, "sgd", 0.1, stands_for=("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")),
     "se_resnet": Entry(se_resnet, "sgd", 0.1, stands_for=()),
+    "vit": Entry(ViT, "adamw", 0.002, stands_for=("vit_b_16", "vit_b_32", "vit_l_16", "vit_l_32")),
 }
 
 
