@@ -93,7 +93,9 @@ def test_ctrl_c_in_a_long_cell_leaves_a_kernel_that_can_go_on():
             if interrupt and printed[-1] == "begun\n":
                 Timer(0.5, manager.interrupt_kernel).start()
 
-        return client.execute_interactive(code, timeout=120, output_hook=read)["content"], "".join(printed)
+        return client.execute_interactive(code, stop_on_error=False, timeout=120, output_hook=read)["content"], "".join(
+            printed
+        )
 
     try:
         assert execute(PREPARE)[0]["status"] == "ok"
