@@ -112,8 +112,11 @@ def judge(html: str, folder: Path, theme: str, width: int) -> dict:
         path.unlink()
 
 
+PAGES = ["index", "glossary", "search", *(path.stem for path in NOTEBOOKS)]
+
+
 @in_browser
-@pytest.mark.parametrize(("number", "name"), enumerate(["index", "glossary", "search", *(p.stem for p in NOTEBOOKS)]))
+@pytest.mark.parametrize(("number", "name"), list(enumerate(PAGES)))
 def test_axe_finds_no_barrier_on_a_desktop_in_light_or_a_telephone_in_dark(site, number, name):
     theme, width = (("light", 1280), ("dark", 390))[number % 2]
     found = judge((site / f"{name}.html").read_text(encoding="utf-8"), site, theme, width)

@@ -84,30 +84,27 @@ LONG = {
 def test_ctrl_c_in_a_long_cell_leaves_a_kernel_that_can_go_on():
     manager, client = start_new_kernel(cwd=str(ROOT))
 
-    def execute(code: str, interrupt: bool = False) -> tuple[dict, str]:
-        """The reply to a cell and what it printed; it is interrupted after it has printed something."""
-        printed = []
+    def execute(code: str, interrupt: bool = False, **expressions: str) -> dict:
+        """The reply to a cell, with the values of `expressions` after it; it is interrupted once it has printed."""
 
         def read(message: dict) -> None:
-            printed.append(message["content"].get("text", ""))
-            if interrupt and printed[-1] == "begun\n":
+            if interrupt and message["content"].get("text") == "begun\n":
                 Timer(0.5, manager.interrupt_kernel).start()
 
-        return client.execute_interactive(code, stop_on_error=False, timeout=120, output_hook=read)["content"], "".join(
-            printed
-        )
+        options = {"user_expressions": expressions, "stop_on_error": False, "timeout": 120, "output_hook": read}
+        return client.execute_interactive(code, **options)["content"]
 
     try:
-        assert execute(PREPARE)[0]["status"] == "ok"
+        assert execute(PREPARE)["status"] == "ok"
         for name, code in LONG.items():
-            assert execute(f"print('begun', flush=True)\n{code}", interrupt=True)[0]["ename"] == "KeyboardInterrupt", (
-                name
-            )
+            reply = execute(f"print('begun', flush=True)\n{code}", interrupt=True)
+            assert reply.get("ename") == "KeyboardInterrupt", (name, reply)
         short = LONG["training"].replace("10**9", "2")
-        output = execute(
-            f"history = {short}\nprint(len(history.loss), [thread.name for thread in threading.enumerate()])"
-        )[1]
-        assert output.splitlines()[-1].startswith("2 [") and "watch" not in output  # the thread of track_memory
+        threads = "[thread.name for thread in threading.enumerate()]"
+        reply = execute(f"history = {short}", epochs="len(history.loss)", threads=threads)
+        assert reply["status"] == "ok", reply
+        epochs, threads = (reply["user_expressions"][name]["data"]["text/plain"] for name in ("epochs", "threads"))
+        assert epochs == "2" and "watch" not in threads  # the thread of track_memory
     finally:
         client.stop_channels()
         manager.shutdown_kernel(now=True)
