@@ -1,5 +1,7 @@
 """The training loop of the live experiments: it learns, repeats itself, stops, and says what is wrong."""
 
+import subprocess
+import sys
 from threading import Timer
 
 import pytest
@@ -62,6 +64,22 @@ def test_the_error_rate_is_measured_without_dropout_and_leaves_the_mode_as_it_wa
 
 
 # Ctrl-C
+
+FIRST_OPTIMIZER = """
+import sys
+import torch
+import utils.training
+
+before = set(sys.modules)
+torch.optim.SGD([torch.zeros(1)], lr=0.1)
+print(sorted(set(sys.modules) - before))
+"""
+
+
+def test_the_first_optimizer_imports_nothing_that_ctrl_c_could_break_off():
+    result = subprocess.run([sys.executable, "-c", FIRST_OPTIMIZER], cwd=ROOT, capture_output=True, text=True)
+    assert result.stdout.strip() == "[]", result.stdout + result.stderr
+
 
 PREPARE = """
 import threading

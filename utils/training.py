@@ -6,6 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
+
+# The first optimizer imports this, for a second or two. Ctrl-C in the midst of an import leaves its modules unusable
+# until the kernel restarts, and Ctrl-C belongs to training, so the import is done before.
+import torch._dynamo
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
