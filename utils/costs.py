@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import flop_registry
 
 from utils.gpu import MIB, text_table
 
@@ -77,9 +77,10 @@ class _Ledger(TorchDispatchMode):
         self.running: list[Layer] = []
 
     def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
-        with FlopCounterMode(display=False) as counter:
-            result = operation(*args, **(kwargs or {}))
-        self.running[-1].multiply_adds += counter.get_total_flops() // 2
+        kwargs = kwargs or {}
+        result = operation(*args, **kwargs)
+        if count_flops := flop_registry.get(operation.overloadpacket):
+            self.running[-1].multiply_adds += count_flops(*args, **kwargs, out_val=result) // 2
         # The first result is the activation; others are indices of max-pooling or statistics of normalization.
         output = result[0] if isinstance(result, tuple | list) else result
         if isinstance(output, Tensor) and (storage := output.untyped_storage()) not in self.known:
