@@ -19,6 +19,7 @@ from zoo.alexnet import AlexNet
 from zoo.googlenet import GoogLeNet
 from zoo.resnet import ResNet
 from zoo.se_resnet import se_resnet
+from zoo.vgg import VGG
 from zoo.vit import ViT
 
 WEIGHTS = Path(__file__).resolve().parent.parent / "data" / "zoo"
@@ -38,6 +39,7 @@ class Entry:
 
 ZOO: dict[str, Entry] = {
     "alexnet": Entry(AlexNet, "adamw", 1e-3, stands_for=("alexnet",)),
+    "vgg": Entry(VGG, "adamw", 0.002, stands_for=("vgg11", "vgg13", "vgg16", "vgg19")),
     "googlenet": Entry(GoogLeNet, "sgd", 0.1, stands_for=("googlenet",)),
     "resnet": Entry(ResNet, "sgd", 0.1, stands_for=("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")),
     "se_resnet": Entry(se_resnet, "sgd", 0.1, stands_for=()),
