@@ -164,6 +164,17 @@ def test_batch_normalization_of_single_values_does_not_stop_it():
     assert costs(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(3)), (1, 3, 4, 4)).parameters == 6
 
 
+@pytest.mark.parametrize("name", ["mobilenet_v2", "vit_b_16"])
+def test_the_mode_of_the_caller_changes_nothing(name):
+    with torch.device("meta"):
+        model = models.get_model(name)
+    expected = costs(model, IMAGE)
+    with torch.no_grad():
+        assert costs(model, IMAGE) == expected
+    with torch.inference_mode(), torch.device("meta"):
+        assert costs(models.get_model(name), IMAGE) == expected
+
+
 def test_nothing_is_allocated():
     costs(nn.Linear(2, 2), (1, 2))  # what torch loads on first use does not count
     model = nn.Linear(5000, 10_000, bias=False)  # 200 MB

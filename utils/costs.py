@@ -89,6 +89,7 @@ class _Ledger(TorchDispatchMode):
         return result
 
 
+@torch.inference_mode(False)  # a caller's inference mode would hide operations, and keep nothing for a backward pass
 def costs(model: nn.Module, input_size: tuple[int, ...]) -> Costs:
     """Count what `model`, which stays as it is, costs for one tensor of a size such as ``(1, 3, 224, 224)``.
 
