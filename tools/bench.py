@@ -235,8 +235,8 @@ def growth() -> list[str]:
 def main() -> None:
     if os.name == "nt":
         raise SystemExit("make bench needs Linux or macOS, which tell the peak memory of a process.")
-    memory = psutil.virtual_memory().total / 2**30
-    machine = f"{os.cpu_count()} cores ({platform.machine()}), {memory:.0f} GiB, {platform.system()}"
+    gib = psutil.virtual_memory().total / 2**30
+    machine = f"{os.cpu_count()} cores ({platform.machine()}), {gib:.0f} GiB, {platform.system()}"
     imports = "import time; start = time.perf_counter(); import {}; print(time.perf_counter() - start)"
     torch_time, utils_time = (
         statistics.median(float(output_of("-c", imports.format(name))) for _ in range(3)) for name in ("torch", "utils")
