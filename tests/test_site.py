@@ -101,6 +101,21 @@ addEventListener("load", async () => {{
 """
 
 
+def one_token_of_each_kind(html: str) -> str:
+    """The page with all of its text, but of the ten thousand colored tokens in its code only the first of each kind.
+
+    They are the same colors over and over, and nine tenths of what axe-core would have to look at.
+    """
+    page, seen = BeautifulSoup(html, "html.parser"), set()
+    for token in page.select("pre span"):
+        block = token.find_parent("div", class_="highlight")
+        kind = (*token.get("class", ()), *(block.parent.get("class", ()) if block else ()))
+        if kind in seen:
+            token.unwrap()
+        seen.add(kind)
+    return str(page)
+
+
 def judge(html: str, folder: Path, theme: str, width: int) -> dict:
     """What axe-core says of a page of the site, shown in a window of `width` pixels."""
     axe = Path(axe_core_python.__file__).with_name("axe.min.js").read_text(encoding="utf-8")
@@ -119,7 +134,8 @@ PAGES = ["index", "glossary", "search", *(path.stem for path in NOTEBOOKS)]
 @pytest.mark.parametrize(("number", "name"), list(enumerate(PAGES)))
 def test_axe_finds_no_barrier_on_a_desktop_in_light_or_a_telephone_in_dark(site, number, name):
     theme, width = (("light", 1280), ("dark", 390))[number % 2]
-    found = judge((site / f"{name}.html").read_text(encoding="utf-8"), site, theme, width)
+    html = one_token_of_each_kind((site / f"{name}.html").read_text(encoding="utf-8"))
+    found = judge(html, site, theme, width)
     assert found["faults"] == []
     assert found["rules"] > 10
 
