@@ -4,6 +4,7 @@ import functools
 import hashlib
 import io
 import re
+from dataclasses import replace
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 from types import SimpleNamespace
@@ -110,9 +111,7 @@ def test_weights_with_other_content_are_not_used(server, monkeypatch):
 
 
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize(
-    "name", sorted(set().union(*prefetch.NEEDS.values()) - {prefetch.PHOTOGRAPHS, *pretrained.CLIP_WEIGHTS})
-)
+@pytest.mark.parametrize("name", sorted(filter(pretrained.full_weights, set().union(*prefetch.NEEDS.values()))))
 def test_a_full_network_is_built_as_torchvision_builds_it_around_its_weights(tmp_path, monkeypatch, name):
     from torchvision.models import get_model
 
@@ -125,6 +124,27 @@ def test_a_full_network_is_built_as_torchvision_builds_it_around_its_weights(tmp
     x = torch.rand(1, 3, 96, 96)
     with torch.inference_mode():
         torch.testing.assert_close(ours(x), theirs(x))
+
+
+def test_weights_that_timm_alone_has_are_fetched_the_same_way(server, monkeypatch):
+    from timm.models import get_pretrained_cfg
+
+    go(monkeypatch, online=True)
+    content = b"weights of a model of timm"
+    path = f"/small_ra-{hashlib.sha256(content).hexdigest()[:8]}.pth"
+    server.answers[path] = good(content)
+    described = replace(get_pretrained_cfg("test_resnet"), url=server.url(path))
+    monkeypatch.setattr("timm.models.get_pretrained_cfg", lambda name: described)
+    assert pretrained.fetch_weights("test_resnet").read_bytes() == content
+    go(monkeypatch, online=False)
+    assert pretrained.fetch_weights("test_resnet").name == path[1:] and server.downloads(path) == 1
+
+
+def test_each_file_of_weights_carries_the_beginning_of_its_hash_in_its_name():
+
+    for name in set().union(*prefetch.NEEDS.values()) - {prefetch.PHOTOGRAPHS, *pretrained.CLIP_WEIGHTS}:
+        with pytest.raises(DownloadError, match=r"-[0-9a-f]{8,}\.pth is not in the cache, and there is no network"):
+            pretrained.fetch_weights(name)
 
 
 class Malicious:
@@ -207,7 +227,7 @@ def test_prefetch_knows_what_each_notebook_loads():
     needs = {}
     for path in NOTEBOOKS:
         code = "\n".join(cell.source for cell in nbformat.read(path, 4).cells if cell.cell_type == "code")
-        loaded = re.findall(r"load_(?:classifier|clip)\(\"(?!micro_|MicroCLIP)([\w-]+)\"", code)
+        loaded = re.findall(r"(?:load_classifier|load_clip|fetch_weights)\(\"(?!micro_|MicroCLIP)([\w-]+)\"", code)
         loaded += ["ViT-B-32"] if "load_clip()" in code else []
         photographs = [prefetch.PHOTOGRAPHS] if "MicroImageNet()" in code else []
         if loaded or photographs:

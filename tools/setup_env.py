@@ -129,8 +129,8 @@ def install(python, version, stamp):
         run(VENV_PYTHON, "-I", "-m", "ensurepip", "--default-pip")
     if sys.platform == "linux" and not shutil.which("nvidia-smi"):
         say(
-            "No NVIDIA GPU here: several GB are saved where pip's PIP_EXTRA_INDEX_URL or PIP_FIND_LINKS "
-            "points at the CPU wheels that pytorch.org names."
+            "No NVIDIA GPU here: several GB are saved where pip's PIP_EXTRA_INDEX_URL points at the CPU wheels "
+            "that pytorch.org names."
         )
     try:
         run(VENV_PYTHON, "-I", "-m", "pip", "install", "-r", "requirements.txt", "-c", "constraints.txt")

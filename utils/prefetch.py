@@ -5,6 +5,8 @@ from __future__ import annotations
 import shutil
 import sys
 
+import torch
+
 from utils.data import DownloadError, MicroImageNet, cache_dir, online
 from utils.pretrained import CLIP_WEIGHTS, fetch_clip_weights, fetch_weights, full_weights
 
@@ -16,7 +18,7 @@ NEEDS = {
     "03": (PHOTOGRAPHS, "googlenet"),
     "04": (PHOTOGRAPHS, "resnet18"),
     "07": (PHOTOGRAPHS,),
-    "10": (PHOTOGRAPHS,),
+    "10": (PHOTOGRAPHS, "efficientnet_lite0"),
     "12": (PHOTOGRAPHS, "ViT-B-32"),
 }
 
@@ -25,7 +27,14 @@ def megabytes(name: str) -> float:
     """Return the size of the download `name`, an entry of NEEDS, in MB."""
     if name == PHOTOGRAPHS:
         return 106
-    return CLIP_WEIGHTS[name][2] if name in CLIP_WEIGHTS else full_weights(name).meta["_file_size"]
+    if name in CLIP_WEIGHTS:
+        return CLIP_WEIGHTS[name][2]
+    if weights := full_weights(name):
+        return weights.meta["_file_size"]
+    import timm
+
+    with torch.device("meta"):
+        return 4e-6 * sum(parameter.numel() for parameter in timm.create_model(name).parameters())
 
 
 def obtain(name: str) -> None:

@@ -75,16 +75,26 @@ def full_weights(name: str):
 
 
 def fetch_weights(name: str) -> Path:
-    """Return the file of torchvision's original ImageNet weights of model `name`, from the cache or downloaded.
+    """Return the file of the original ImageNet weights of model `name`, from the cache or downloaded.
+
+    Parameters
+    ----------
+    name : str
+        A classification model of torchvision, or one that timm alone has.
 
     Raises
     ------
     DownloadError
         If it is not in the cache and cannot be downloaded.
     """
-    url = full_weights(name).url
+    if weights := full_weights(name):
+        url = weights.url
+    else:
+        from timm.models import get_pretrained_cfg
+
+        url = get_pretrained_cfg(name).url
     file = url.rsplit("/", 1)[-1]
-    # torchvision writes the first digits of the SHA-256 into the name: alexnet-owt-7be5be79.pth
+    # Both write the first digits of the SHA-256 into the name: alexnet-owt-7be5be79.pth
     return fetch(f"weights/{file}", [url], sha256=file.removesuffix(".pth").rsplit("-", 1)[-1])
 
 
