@@ -141,7 +141,6 @@ def test_weights_that_timm_alone_has_are_fetched_the_same_way(server, monkeypatc
 
 
 def test_each_file_of_weights_carries_the_beginning_of_its_hash_in_its_name():
-
     for name in set().union(*prefetch.NEEDS.values()) - {prefetch.PHOTOGRAPHS, *pretrained.CLIP_WEIGHTS}:
         with pytest.raises(DownloadError, match=r"-[0-9a-f]{8,}\.pth is not in the cache, and there is no network"):
             pretrained.fetch_weights(name)
