@@ -17,6 +17,7 @@ NEEDS = {
     "01": (PHOTOGRAPHS, "alexnet"),
     "03": (PHOTOGRAPHS, "googlenet"),
     "04": (PHOTOGRAPHS, "resnet18"),
+    "06": (PHOTOGRAPHS, "mobilenet_v2"),
     "07": (PHOTOGRAPHS,),
     "10": (PHOTOGRAPHS, "efficientnet_lite0"),
     "12": (PHOTOGRAPHS, "ViT-B-32"),

@@ -17,6 +17,7 @@ from torch import nn
 
 from zoo.alexnet import AlexNet
 from zoo.googlenet import GoogLeNet
+from zoo.mobilenet import MobileNetV2
 from zoo.resnet import ResNet
 from zoo.se_resnet import se_resnet
 from zoo.vgg import VGG
@@ -43,6 +44,9 @@ ZOO: dict[str, Entry] = {
     "googlenet": Entry(GoogLeNet, "sgd", 0.1, stands_for=("googlenet",)),
     "resnet": Entry(ResNet, "sgd", 0.1, stands_for=("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")),
     "se_resnet": Entry(se_resnet, "sgd", 0.1, stands_for=()),
+    "mobilenet": Entry(
+        MobileNetV2, "sgd", 0.1, stands_for=("mobilenet_v2", "mobilenet_v3_large", "mobilenet_v3_small")
+    ),
     "vit": Entry(ViT, "adamw", 0.002, stands_for=("vit_b_16", "vit_b_32", "vit_l_16", "vit_l_32")),
 }
 
