@@ -10,6 +10,7 @@ from slides import mathml  # noqa: E402
 
 project = "From AlexNet to CLIP"
 html_title = project
+copyright = "2026 The From AlexNet to CLIP authors. Text and figures: CC BY 4.0, code: MIT"
 language = "en"
 extensions = ["myst_nb"]
 html_theme = "furo"

@@ -49,6 +49,15 @@ def test_the_timeline_is_in_order_and_each_landmark_leads_to_its_lecture(pages):
     assert bars[0] == 60.0 and min(bars) > 0
 
 
+def test_entries_of_the_glossary_lead_to_their_lectures(pages):
+    leading = [entry for entry in pages["glossary"].select("dl.glossary dd") if "Lecture" in entry.get_text()]
+    assert len(leading) > 30
+    for entry in leading:
+        links = [link["href"].removesuffix(".html") for link in entry.find_all("a")]
+        assert [link[:2] for link in links] == re.findall(r"\d\d", entry.get_text().split("Lecture")[-1])
+        assert set(links) <= set(pages)
+
+
 def test_no_page_needs_another_host_or_a_missing_file(site, pages):
     for name, page in pages.items():
         for tag, attribute in (("script", "src"), ("img", "src"), ("link", "href")):

@@ -32,6 +32,7 @@ ACCESSIBLE = (
     ('<th class="head"><p></p></th>', "<td></td>"),  # the corner of a table is no heading
     ('<div id="search-results">', '<h1>Search</h1>\n<div id="search-results">'),
 )
+LECTURES = re.compile(r"\bLectures?\s[\w\s]+\.")  # at the end of each entry of the glossary
 RELATIVE = re.compile(r"\]\(\.\./([^)]+)\)")  # a link from a notebook to another file of the repository
 
 
@@ -76,6 +77,19 @@ def page(path: Path) -> nbformat.NotebookNode:
     return notebook
 
 
+def glossary(names: list[str]) -> str:
+    """Return site/glossary.md, in which the numbers of lectures are links to them."""
+    pages = {name[:2]: name for name in names}
+
+    def link(number: re.Match) -> str:
+        return (
+            f"[{number[0]}]({pages.get(number[0], number[0])}.ipynb)"  # Sphinx complains of a lecture that is not there
+        )
+
+    text = (PAGES / "glossary.md").read_text(encoding="utf-8")
+    return LECTURES.sub(lambda lectures: re.sub(r"\d\d", link, lectures[0]), text)
+
+
 def make_accessible() -> None:
     for path in SITE.glob("*.html"):
         text = path.read_text(encoding="utf-8")
@@ -99,6 +113,7 @@ def main() -> None:
     start = start.replace("LECTURES", "\n".join(path.stem for path in notebooks)).replace("TIMELINE", timeline())
     start = start.replace("ADDRESS", f"https://github.com/{repository}").replace("NAME", repository.split("/")[1])
     (SOURCE / "index.md").write_text(start, encoding="utf-8")
+    (SOURCE / "glossary.md").write_text(glossary([path.stem for path in notebooks]), encoding="utf-8")
     command = [sys.executable, "-m", "sphinx", "--quiet", "--fail-on-warning", "--keep-going", "-b", "html"]
     done = subprocess.run([*command, "-d", str(ROOT / "build" / "site-trees"), str(SOURCE), str(SITE)])
     if done.returncode:
