@@ -82,9 +82,8 @@ def glossary(names: list[str]) -> str:
     pages = {name[:2]: name for name in names}
 
     def link(number: re.Match) -> str:
-        return (
-            f"[{number[0]}]({pages.get(number[0], number[0])}.ipynb)"  # Sphinx complains of a lecture that is not there
-        )
+        # Sphinx complains of a lecture that is not there.
+        return f"[{number[0]}]({pages.get(number[0], number[0])}.ipynb)"
 
     text = (PAGES / "glossary.md").read_text(encoding="utf-8")
     return LECTURES.sub(lambda lectures: re.sub(r"\d\d", link, lectures[0]), text)
