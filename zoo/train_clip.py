@@ -77,18 +77,24 @@ class Pairs(nn.Module):
 
 
 @torch.inference_mode()
-def zero_shot_accuracy(clip: open_clip.CLIP, data: tuple[Tensor, Tensor], wnids: list[str], prompts: str) -> float:
-    """Return the top-1 accuracy in percent of choosing among `wnids`, the classes of the labels, by text alone."""
-    images, labels = data
+def image_features(clip: open_clip.CLIP, images: Tensor) -> Tensor:
+    """Return the embeddings ``(N, D)`` of uint8 images ``(N, 3, 64, 64)``, not normalized."""
+    return torch.cat([clip.encode_image(normalize(batch)) for batch in images.split(250)])
+
+
+@torch.inference_mode()
+def class_features(clip: open_clip.CLIP, wnids: list[str], prompts: str, device: torch.device) -> Tensor:
+    """Return the unit vectors ``(K, D)`` that stand for the classes `wnids`: the means of their texts' embeddings."""
     tokenize, classes = tokenizer(), []
     for wnid in wnids:
-        texts = encode_text(clip, tokenize(PROMPTS[prompts](wnid)).to(images.device))
+        texts = encode_text(clip, tokenize(PROMPTS[prompts](wnid)).to(device))
         classes.append(F.normalize(F.normalize(texts, dim=1).mean(0), dim=0))
-    classes, hits = torch.stack(classes), 0
-    for start in range(0, len(images), 250):
-        features = clip.encode_image(normalize(images[start : start + 250]))
-        hits += ((features @ classes.T).argmax(1) == labels[start : start + 250]).sum().item()
-    return 100 * hits / len(images)
+    return torch.stack(classes)
+
+
+def zero_shot_accuracy(images: Tensor, classes: Tensor, labels: Tensor) -> float:
+    """Return the top-1 accuracy in percent of choosing the class whose vector is nearest to the image's."""
+    return 100 * ((images @ classes.T).argmax(1) == labels).float().mean().item()
 
 
 def select(data: tuple[Tensor, Tensor], classes: Tensor) -> tuple[Tensor, Tensor]:
@@ -144,10 +150,11 @@ def train(fabric: Fabric, data: dict, recipe: Recipe, checkpoint: Path) -> tuple
             total_loss += loss.item()
         seconds = time.perf_counter() - start
         clip.eval()
+        asked = class_features(clip, wnids, "one prompt", fabric.device)
         row = {
             "epoch": epoch + 1,
             "train_loss": round(total_loss / steps, 4),
-            "val_top1": round(zero_shot_accuracy(clip, (val_images, val_labels), wnids, "one prompt"), 2),
+            "val_top1": round(zero_shot_accuracy(image_features(clip, val_images), asked, val_labels), 2),
             "logit_scale": round(clip.logit_scale.exp().item(), 2),
             "seconds": round(seconds, 1),
         }
@@ -165,19 +172,19 @@ def evaluate(device: torch.device, data: dict) -> list[dict]:
     clip, _, about = load()
     clip.to(device)
     unseen = torch.tensor([wnid in about["held_out"] for wnid in data["wnids"]])
+    groups = {"trained": ~unseen, "held out": unseen, "all": torch.ones_like(unseen)}
+    # Each image and each text is encoded once, however often it is compared.
+    features, labels = image_features(clip, data["val"][0].to(device)).cpu(), data["val"][1]
+    asked = {prompts: class_features(clip, data["wnids"], prompts, device).cpu() for prompts in PROMPTS}
     rows = []
     for images, candidates in (("trained", "trained"), ("held out", "held out"), ("held out", "all")):
-        shown = ~unseen if images == "trained" else unseen
-        offered = {"trained": ~unseen, "held out": unseen, "all": torch.ones_like(unseen)}[candidates]
-        pixels, labels = data["val"][0], data["val"][1]
-        keep = shown[labels]
-        subset = pixels[keep].to(device), (offered.cumsum(0) - 1)[labels[keep]].to(device)
-        wnids = [wnid for wnid, chosen in zip(data["wnids"], offered.tolist(), strict=True) if chosen]
-        for prompts in PROMPTS:
-            top1 = round(zero_shot_accuracy(clip, subset, wnids, prompts), 2)
-            chance = round(100 / len(wnids), 2)
+        shown, offered = groups[images][labels], groups[candidates]
+        right = (offered.cumsum(0) - 1)[labels[shown]]
+        for prompts, classes in asked.items():
+            top1 = round(zero_shot_accuracy(features[shown], classes[offered], right), 2)
+            chance = round(100 / int(offered.sum()), 2)
             rows.append(
-                {"images": images, "candidates": candidates, "prompts": prompts, "count": len(subset[0])}
+                {"images": images, "candidates": candidates, "prompts": prompts, "count": len(right)}
                 | {"top1": top1, "chance": chance}
             )
             print(rows[-1])
