@@ -17,11 +17,10 @@ from tqdm import tqdm
 
 @dataclass
 class History:
-    """What :func:`fit` measured, one value an epoch. Errors are shares of wrong answers, from 0 to 1."""
+    """What :func:`fit` measured, one value an epoch. The error is a share of wrong answers, from 0 to 1."""
 
     loss: list[float] = field(default_factory=list)
-    train_error: list[float] = field(default_factory=list)
-    test_error: list[float] = field(default_factory=list)
+    error: list[float] = field(default_factory=list)
 
 
 @torch.inference_mode()
@@ -52,8 +51,10 @@ def fit(
     ----------
     model : nn.Module
         Maps inputs ``(N, …)`` to logits ``(N, classes)``.
-    train, test : pairs of tensors
+    train : pair of tensors
         Inputs and classes ``(N,)``, on the device of the model.
+    test : pair of tensors, optional
+        What the error is measured on after each epoch, in evaluation mode: other data, or `train` once more.
     epochs : int
         At most this many passes over `train`.
     seed : int
@@ -82,9 +83,8 @@ def fit(
         if total != total:
             raise RuntimeError(f"The loss became NaN in epoch {epoch + 1}. Try a lower learning rate.")
         history.loss.append(total / len(x))
-        history.train_error.append(error_rate(model, x, y))
         if test is not None:
-            history.test_error.append(error_rate(model, *test))
+            history.error.append(error_rate(model, *test))
         if stop(history):
             break
     return history
