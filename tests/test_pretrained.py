@@ -110,16 +110,23 @@ def test_weights_with_other_content_are_not_used(server, monkeypatch):
         load_classifier(SMALL)
 
 
+FULL = sorted(filter(pretrained.full_weights, set().union(*prefetch.NEEDS.values(), ["inception_v3", "densenet121"])))
+
+
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("name", sorted(filter(pretrained.full_weights, set().union(*prefetch.NEEDS.values()))))
+@pytest.mark.parametrize("name", FULL)
 def test_a_full_network_is_built_as_torchvision_builds_it_around_its_weights(tmp_path, monkeypatch, name):
     from torchvision.models import get_model
 
     weights = pretrained.full_weights(name)
     state = get_model(name, weights=None, **pretrained.OPTIONS.get(name, {})).state_dict()
+    if name.startswith("densenet"):  # whose files are older than the counters of batch normalization, and its names
+        state = {key: value for key, value in state.items() if not key.endswith("num_batches_tracked")}
+        state = {re.sub(r"(layer\d+\.\w+)(\d)\.", r"\1.\2.", key): value for key, value in state.items()}
+        assert "features.denseblock1.denselayer1.norm.1.weight" in state
+    torch.save(state, tmp_path / "weights.pth")
     monkeypatch.setattr(type(weights), "get_state_dict", lambda *_, **__: state)  # in place of a download
     theirs = get_model(name, weights=weights).eval()
-    torch.save(state, tmp_path / "weights.pth")
     ours = pretrained._full_classifier(name, weights, tmp_path / "weights.pth").model
     x = torch.rand(1, 3, 96, 96)
     with torch.inference_mode():

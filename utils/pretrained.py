@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,9 @@ from utils.data import DownloadError, fetch, imagenet_classes
 from zoo import IMAGE_SIZE, ZOO, load
 
 # What torchvision's own functions set whenever they load weights: these need their input scaled as in TensorFlow.
-OPTIONS = {"googlenet": {"transform_input": True, "init_weights": False}}
+OPTIONS = {name: {"transform_input": True, "init_weights": False} for name in ("googlenet", "inception_v3")}
+# DenseNet's files call its layers norm.1 and conv.2; modules are no longer allowed such names, so that they are norm1 …
+OLD_NAME = re.compile(r"(denselayer\d+\.(?:norm|conv))\.(\d)")
 
 # OpenCLIP's weights of the size that the lecture uses, trained on LAION-2B: address, SHA-256 and MB.
 CLIP_WEIGHTS = {
@@ -134,7 +137,10 @@ def _full_classifier(name: str, weights, file: Path) -> Classifier:
 
     model = get_model(name, weights=None, **OPTIONS.get(name, {}))
     try:
-        model.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
+        state = torch.load(file, map_location="cpu", weights_only=True)
+        for key in list(state):
+            state[OLD_NAME.sub(r"\1\2", key)] = state.pop(key)
+        model.load_state_dict(state)
     except Exception as error:  # torch's, pickle's and zipfile's
         reason = str(error).partition("\n")[0]
         raise RuntimeError(f"{file} is no file of weights for {name} ({reason}). Delete it.") from error
