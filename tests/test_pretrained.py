@@ -84,9 +84,10 @@ def test_names_and_wordnet_ids_of_the_micro_network_belong_together():
     assert {"tabby", "espresso", "projectile", "military uniform"} <= set(classifier.categories)
 
 
-def test_a_name_that_nobody_knows_is_refused_with_those_there_are():
-    with pytest.raises(ValueError, match=r"'lenet'.*micro_alexnet"):
-        load_classifier("lenet")
+@pytest.mark.parametrize("name", ["lenet", "ssd300_vgg16", "vit_h_14"])  # unknown, no classifier, no ImageNet weights
+def test_a_name_of_no_classifier_is_refused_with_those_there_are(name):
+    with pytest.raises(ValueError, match=rf"'{name}'.*micro_alexnet"):
+        load_classifier(name)
 
 
 def test_full_weights_are_downloaded_once_and_then_come_from_the_cache(server, monkeypatch):

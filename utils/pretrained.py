@@ -72,9 +72,11 @@ class Classifier:
 
 def full_weights(name: str):
     """Return torchvision's description of the original ImageNet weights of model `name`, None where there are none."""
-    from torchvision.models import get_model_weights, list_models
+    from torchvision import models
 
-    return get_model_weights(name).IMAGENET1K_V1 if name in list_models() else None
+    # The largest have none that were trained on ImageNet alone; models of submodules do not classify images.
+    known = name in models.list_models(module=models)
+    return getattr(models.get_model_weights(name), "IMAGENET1K_V1", None) if known else None
 
 
 def fetch_weights(name: str) -> Path:
@@ -121,7 +123,10 @@ def load_classifier(name: str) -> Classifier:
     micro = next((key for key, entry in ZOO.items() if name == f"micro_{key}" or name in entry.stands_for), None)
     weights = full_weights(name)
     if weights is None and micro is None:
-        raise ValueError(f"There is no classifier {name!r}. The zoo has: {', '.join(f'micro_{key}' for key in ZOO)}.")
+        micros = ", ".join(f"micro_{key}" for key in ZOO)
+        raise ValueError(
+            f"There is no classifier {name!r}: torchvision has no ImageNet weights of that name, and the zoo has {micros}."
+        )
     if weights is not None:
         try:
             return _full_classifier(name, weights, fetch_weights(name))
