@@ -125,7 +125,7 @@ def load_classifier(name: str) -> Classifier:
     if weights is None and micro is None:
         micros = ", ".join(f"micro_{key}" for key in ZOO)
         raise ValueError(
-            f"There is no classifier {name!r}: torchvision has no ImageNet weights of that name, and the zoo has {micros}."
+            f"There is no classifier {name!r}: torchvision has no ImageNet weights for it, the zoo has {micros}."
         )
     if weights is not None:
         try:
