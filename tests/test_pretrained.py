@@ -111,7 +111,7 @@ def test_weights_with_other_content_are_not_used(server, monkeypatch):
         load_classifier(SMALL)
 
 
-FULL = sorted(filter(pretrained.full_weights, set().union(*prefetch.NEEDS.values(), ["inception_v3", "densenet121"])))
+FULL = sorted(filter(pretrained.full_weights, set().union(*prefetch.NEEDS.values(), ["inception_v3"])))
 
 
 @pytest.mark.filterwarnings("error")

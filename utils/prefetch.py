@@ -17,8 +17,9 @@ NEEDS = {
     "01": (PHOTOGRAPHS, "alexnet"),
     "03": (PHOTOGRAPHS, "googlenet"),
     "04": (PHOTOGRAPHS, "resnet18"),
+    "05": (PHOTOGRAPHS, "resnext50_32x4d"),
     "06": (PHOTOGRAPHS, "mobilenet_v2"),
-    "07": (PHOTOGRAPHS,),
+    "07": (PHOTOGRAPHS, "densenet121"),
     "10": (PHOTOGRAPHS, "efficientnet_lite0"),
     "12": (PHOTOGRAPHS, "ViT-B-32"),
 }

@@ -16,9 +16,11 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from zoo.alexnet import AlexNet
+from zoo.densenet import DenseNet
 from zoo.googlenet import GoogLeNet
 from zoo.mobilenet import MobileNetV2
 from zoo.resnet import ResNet
+from zoo.resnext import resnext
 from zoo.se_resnet import se_resnet
 from zoo.vgg import VGG
 from zoo.vit import ViT
@@ -43,6 +45,8 @@ ZOO: dict[str, Entry] = {
     "vgg": Entry(VGG, "adamw", 0.002, stands_for=("vgg11", "vgg13", "vgg16", "vgg19")),
     "googlenet": Entry(GoogLeNet, "sgd", 0.1, stands_for=("googlenet",)),
     "resnet": Entry(ResNet, "sgd", 0.1, stands_for=("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")),
+    "resnext": Entry(resnext, "sgd", 0.1, stands_for=("resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d")),
+    "densenet": Entry(DenseNet, "sgd", 0.1, stands_for=("densenet121", "densenet161", "densenet169", "densenet201")),
     "se_resnet": Entry(se_resnet, "sgd", 0.1, stands_for=()),
     "mobilenet": Entry(
         MobileNetV2, "sgd", 0.1, stands_for=("mobilenet_v2", "mobilenet_v3_large", "mobilenet_v3_small")
