@@ -51,9 +51,9 @@ def draw_chart(rows: list[dict[str, str]], path: Path) -> None:
         axis.scatter(xs, accuracies, s=areas, color=plotting.BLUE, alpha=0.5)
         axis.set(xlabel=label, xlim=(0, 1.15 * max(xs)), ylim=(min(accuracies) - 4, max(accuracies) + 4))
         # Names stand in a column at the right, far enough from each other, with a line to their circles.
-        height = -1.0
-        for y, x, row in sorted(zip(accuracies, xs, rows, strict=True), key=lambda point: point[0]):
-            height = max(height + 0.065, axis.transLimits.transform((0, y))[1])
+        height = 2.0
+        for y, x, row in sorted(zip(accuracies, xs, rows, strict=True), key=lambda point: -point[0]):
+            height = min(height - 0.065, axis.transLimits.transform((0, y))[1])
             axis.annotate(
                 row["name"],
                 (x, y),
