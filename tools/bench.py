@@ -1,4 +1,4 @@
-"""Measure what the course needs, and write BENCHMARKS.md: ``make bench`` (about ten minutes; not on Windows).
+"""Measure what the course needs, and write BENCHMARKS.md: ``make bench`` (about twenty minutes; not on Windows).
 
 Every notebook runs alone, in the environment of the tests, in a process of its own; memory is the peak of its kernel's
 resident set. Ratios are taken within one run.
@@ -70,6 +70,30 @@ def notebooks() -> list[str]:
         rows.append(f"| {title} | {seconds:.0f} | {peak / 2**30:.2f} |")
         print(rows[-1], flush=True)
     return rows
+
+
+def tests() -> str:
+    """Return the row of the table for all tests: seconds, and GiB that their processes hold together."""
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "auto", "-p", "no:cacheprovider"]
+    start, peak = time.perf_counter(), 0
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT)
+    while process.poll() is None:
+        peak = max(peak, resident(psutil.Process(process.pid)))
+        time.sleep(0.5)
+    if process.returncode:
+        raise SystemExit("Tests fail, so that their time means nothing: see make test.")
+    return f"| all tests, `make test` | {time.perf_counter() - start:.0f} | {peak / 2**30:.2f} |"
+
+
+def resident(process: psutil.Process) -> int:
+    """Return the bytes that a process and those that it started hold; what they share counts for each."""
+    total = 0
+    try:
+        for each in [process, *process.children(recursive=True)]:
+            total += each.memory_info().rss
+    except psutil.NoSuchProcess:  # it ended meanwhile
+        pass
+    return total
 
 
 def median_seconds(function: Callable[[], object], repeats: int = 5) -> float:
@@ -247,11 +271,12 @@ Written by `make bench` on a machine with {machine}, Python {platform.python_ver
 
 ## What a lecture needs
 
-All cells from top to bottom, the start of the kernel included.
+All cells from top to bottom, the start of the kernel included. The tests run in one process for each core.
 
 | lecture | seconds | GiB at most |
 |---|---:|---:|
 {chr(10).join(notebooks())}
+{tests()}
 
 Opening a lecture costs what it imports: `import torch` takes {torch_time:.1f} s, and `import utils`, which imports
 it, takes {utils_time:.1f} s.
