@@ -139,17 +139,17 @@ def test_the_mean_over_the_classes_is_the_top_1_accuracy():
 
 
 @pytest.mark.skipif(not SHARDS.exists(), reason="needs Tiny-ImageNet-200, which the course does not ship")
-def test_the_shipped_weights_reach_their_recorded_accuracies_on_twenty_of_the_classes():
+def test_the_shipped_weights_reach_their_recorded_accuracies_on_five_of_the_classes():
     images, labels = load_tiny_imagenet(SHARDS, splits=("val",))["val"]
-    chosen = labels % 10 == 0
+    chosen = labels % 40 == 0
     images, labels = images[chosen], labels[chosen]  # all 50 of each class, so that the recorded share is known
-    recorded = read_csv(zoo.WEIGHTS / "per_class.csv")[::10]
+    recorded = read_csv(zoo.WEIGHTS / "per_class.csv")[::40]
     for name in NAMES:
         hits = top_k_correct(zoo.load(name)[0], images, labels)[:, 0]
         found = [100 * hits[labels == label].float().mean().item() for label in labels.unique()]
         expected = [float(row[name]) for row in recorded]
         assert found == pytest.approx(expected, abs=2.1)  # one image more or less, of a machine that rounds otherwise
-        assert np.mean(found) == pytest.approx(np.mean(expected), abs=0.3)
+        assert np.mean(found) == pytest.approx(np.mean(expected), abs=0.5)  # one image of all 250
 
 
 def test_comparing_results_finds_each_difference_and_allows_a_tenth_of_a_point():

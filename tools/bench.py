@@ -72,9 +72,9 @@ def notebooks() -> list[str]:
     return rows
 
 
-def tests() -> str:
-    """Return the row of the table for all tests: seconds, and GiB that their processes hold together."""
-    command = [sys.executable, "-m", "pytest", "-q", "-n", "auto", "-p", "no:cacheprovider"]
+def tests(*arguments: str) -> str:
+    """Return the row of the table for `make test`: seconds, and GiB that its processes hold together."""
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "auto", "-p", "no:cacheprovider", *arguments]
     start, peak = time.perf_counter(), 0
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT)
     while process.poll() is None:
@@ -82,7 +82,10 @@ def tests() -> str:
         time.sleep(0.5)
     if process.returncode:
         raise SystemExit("Tests fail, so that their time means nothing: see make test.")
-    return f"| all tests, `make test` | {time.perf_counter() - start:.0f} | {peak / 2**30:.2f} |"
+    name = "all lectures and the software's tests, `make test`"
+    if arguments:
+        name = f"all lectures, `make test ARGS={' '.join(arguments)}`"
+    return f"| {name} | {time.perf_counter() - start:.0f} | {peak / 2**30:.2f} |"
 
 
 def resident(process: psutil.Process) -> int:
@@ -276,6 +279,7 @@ All cells from top to bottom, the start of the kernel included. The tests run in
 | lecture | seconds | GiB at most |
 |---|---:|---:|
 {chr(10).join(notebooks())}
+{tests("notebooks")}
 {tests()}
 
 Opening a lecture costs what it imports: `import torch` takes {torch_time:.1f} s, and `import utils`, which imports
