@@ -26,9 +26,10 @@ def table(rows: list[dict[str, str]]) -> str:
         entry = ZOO[row["name"]]
         file = Path(inspect.getsourcefile(entry.build)).name
         lines.append(
-            f"| [{row['name']}]({file}) | {row['top1']} % | {row['top5']} % | {int(row['parameters']) / 1e6:.2f} M "
-            f"| {int(row['multiply_adds']) / 1e6:.1f} M | {row['images_per_second']} "
-            f"| {row['optimizer']} {row['learning_rate']} | {', '.join(entry.stands_for) or '–'} |"
+            f"| [{row['name']}]({file}) | {float(row['top1']):.2f} % | {float(row['top5']):.2f} % "
+            f"| {int(row['parameters']) / 1e6:.2f} M | {int(row['multiply_adds']) / 1e6:.1f} M "
+            f"| {row['images_per_second']} | {row['optimizer']} {row['learning_rate']} "
+            f"| {', '.join(entry.stands_for) or '–'} |"
         )
     return "\n".join(lines) + "\n"
 
