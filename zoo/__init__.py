@@ -19,11 +19,12 @@ from zoo.alexnet import AlexNet
 from zoo.densenet import DenseNet
 from zoo.googlenet import GoogLeNet
 from zoo.mobilenet import MobileNetV2
-from zoo.resnet import ResNet
+from zoo.resnet import ResNet, plain
 from zoo.resnext import resnext
 from zoo.se_resnet import se_resnet
 from zoo.vgg import VGG
 from zoo.vit import ViT
+from zoo.zfnet import ZFNet
 
 WEIGHTS = Path(__file__).resolve().parent.parent / "data" / "zoo"
 IMAGE_SIZE = 64
@@ -42,8 +43,10 @@ class Entry:
 
 ZOO: dict[str, Entry] = {
     "alexnet": Entry(AlexNet, "adamw", 1e-3, stands_for=("alexnet",)),
+    "zfnet": Entry(ZFNet, "adamw", 1e-3, stands_for=()),
     "vgg": Entry(VGG, "adamw", 0.002, stands_for=("vgg11", "vgg13", "vgg16", "vgg19")),
     "googlenet": Entry(GoogLeNet, "sgd", 0.1, stands_for=("googlenet",)),
+    "plain": Entry(plain, "sgd", 0.1, stands_for=()),
     "resnet": Entry(ResNet, "sgd", 0.1, stands_for=("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")),
     "resnext": Entry(resnext, "sgd", 0.1, stands_for=("resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d")),
     "densenet": Entry(DenseNet, "sgd", 0.1, stands_for=("densenet121", "densenet161", "densenet169", "densenet201")),
