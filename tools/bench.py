@@ -76,12 +76,13 @@ def tests(*arguments: str) -> str:
     """Return the row of the table for `make test`: seconds, and GiB that its processes hold together."""
     command = [sys.executable, "-m", "pytest", "-q", "-n", "auto", "-p", "no:cacheprovider", *arguments]
     start, peak = time.perf_counter(), 0
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT)
-    while process.poll() is None:
-        peak = max(peak, resident(psutil.Process(process.pid)))
-        time.sleep(0.5)
+    with (COPIES / "tests.txt").open("w") as log:
+        process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
+        while process.poll() is None:
+            peak = max(peak, resident(psutil.Process(process.pid)))
+            time.sleep(0.5)
     if process.returncode:
-        raise SystemExit("Tests fail, so that their time means nothing: see make test.")
+        raise SystemExit(f"Tests fail, so that their time means nothing: see {log.name}.")
     name = "all lectures and the software's tests, `make test`"
     if arguments:
         name = f"all lectures, `make test ARGS={' '.join(arguments)}`"
