@@ -20,6 +20,7 @@ NEEDS = {
     "05": (PHOTOGRAPHS, "resnext50_32x4d"),
     "06": (PHOTOGRAPHS, "mobilenet_v2"),
     "07": (PHOTOGRAPHS, "densenet121"),
+    "08": (PHOTOGRAPHS, "efficientnet_b0"),
     "10": (PHOTOGRAPHS, "efficientnet_lite0"),
     "12": (PHOTOGRAPHS, "ViT-B-32"),
 }

@@ -17,6 +17,7 @@ from torch import nn
 
 from zoo.alexnet import AlexNet
 from zoo.densenet import DenseNet
+from zoo.efficientnet import EfficientNet
 from zoo.googlenet import GoogLeNet
 from zoo.mobilenet import MobileNetV2
 from zoo.resnet import ResNet, plain
@@ -54,6 +55,7 @@ ZOO: dict[str, Entry] = {
     "mobilenet": Entry(
         MobileNetV2, "sgd", 0.1, stands_for=("mobilenet_v2", "mobilenet_v3_large", "mobilenet_v3_small")
     ),
+    "efficientnet": Entry(EfficientNet, "sgd", 0.1, stands_for=tuple(f"efficientnet_b{number}" for number in range(8))),
     "vit": Entry(ViT, "adamw", 0.002, stands_for=("vit_b_16", "vit_b_32", "vit_l_16", "vit_l_32")),
 }
 
