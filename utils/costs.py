@@ -68,7 +68,16 @@ class Costs:
         return f"{text_table(rows)}\nheld for the backward pass: {self.saved_bytes / MIB:,.1f} MiB"
 
 
-class _Ledger(TorchDispatchMode):
+class _Shortcut(TorchDispatchMode):
+    """Makes the results of batch normalization, which take the meta device longer than all other layers together."""
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        if operation is torch.ops.aten.native_batch_norm.default and not args[5]:  # not in training mode
+            return tuple(torch.empty_like(args[i]) for i in (0, 3, 3))  # like the input, running mean, running mean
+        return operation(*args, **(kwargs or {}))
+
+
+class _Ledger(_Shortcut):
     """Puts every operation to the account of the innermost running module."""
 
     def __init__(self, known: set[torch.UntypedStorage]) -> None:
@@ -77,10 +86,9 @@ class _Ledger(TorchDispatchMode):
         self.running: list[Layer] = []
 
     def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        result = operation(*args, **kwargs)
+        result = super().__torch_dispatch__(operation, types, args, kwargs)
         if count_flops := flop_registry.get(operation.overloadpacket):
-            self.running[-1].multiply_adds += count_flops(*args, **kwargs, out_val=result) // 2
+            self.running[-1].multiply_adds += count_flops(*args, **(kwargs or {}), out_val=result) // 2
         # The first result is the activation; others are indices of max-pooling or statistics of normalization.
         output = result[0] if isinstance(result, tuple | list) else result
         if isinstance(output, Tensor) and (storage := output.untyped_storage()) not in self.known:
@@ -132,7 +140,8 @@ def costs(model: nn.Module, input_size: tuple[int, ...]) -> Costs:
     try:
         with torch.no_grad(), ledger:
             model.eval()(images)
-        with torch.enable_grad(), saved_tensors_hooks(lambda t: saved.add(t.untyped_storage()) or t, lambda t: t):
+        keep = saved_tensors_hooks(lambda t: saved.add(t.untyped_storage()) or t, lambda t: t)
+        with torch.enable_grad(), keep, _Shortcut():
             for module in model.modules():  # batch normalization refuses single values in training, but saves the same
                 module.training = not isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)
             model(images)
