@@ -227,6 +227,19 @@ def test_the_micro_network_recognizes_sample_photographs():
     assert sum(bool(set(guess) & good) for guess, good in zip(names, right, strict=True)) >= 2
 
 
+def test_micro_networks_stand_in_for_torchvisions_networks_each_for_its_own():
+    from torchvision.models import list_models
+
+    names = [name for entry in zoo.ZOO.values() for name in entry.stands_for]
+    assert len(names) == len(set(names)) and set(names) <= set(list_models())
+
+
+@pytest.mark.parametrize("name", zoo.ZOO)
+def test_every_micro_network_says_first_that_the_espresso_is_one(name):
+    names, _ = load_classifier(f"micro_{name}").predict([MicroImageNet()[1][0]], k=1)
+    assert names == [["espresso"]]
+
+
 # Prefetching
 
 
