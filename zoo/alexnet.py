@@ -28,7 +28,7 @@ class LocalResponseNorm(nn.Module):
         Number of neighboring channels in the sum.
     alpha, k : float
         As in the formula. The paper has ``alpha=1e-4`` for pixel values from 0 to 255; our inputs
-        are divided by their standard deviation of about 57, and 57^2 * 1e-4 is 0.33.
+        are divided by their standard deviation of about 57.4, and 57.4^2 * 1e-4 is 0.33.
     """
 
     def __init__(self, channels: int, size: int = 5, alpha: float = 0.33, k: float = 2.0) -> None:
