@@ -18,6 +18,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from filelock import FileLock
 from PIL import Image
 from torch.utils.data import DataLoader
 
@@ -149,6 +150,13 @@ def test_one_answer_is_enough_to_be_online_and_it_is_asked_for_once(server, mirr
     assert data.online() and data.online()
     assert time.monotonic() - start < 10
     assert server.requests.count("HEAD /mirror/imagen.zip") == 1
+
+
+def test_a_course_mirror_that_does_not_answer_is_named(mirrors, monkeypatch):
+    monkeypatch.setenv("COURSE_MIRROR", "http://127.0.0.1:9")
+    monkeypatch.setattr(data, "MIRRORS", [])
+    with pytest.raises(data.DownloadError, match=r"no network, nor does COURSE_MIRROR=http://127\.0\.0\.1:9 answer"):
+        data.fetch("file", mirrors)
 
 
 def test_servers_that_hang_are_given_up_in_time(server, mirrors, monkeypatch):
@@ -433,6 +441,15 @@ def test_two_processes_at_once_share_one_download(server, mirrors, cache, manife
     assert files_in(cache) == {f"MicroImageNet/{name}" for name in PHOTOGRAPHS}
 
 
+def test_who_waits_too_long_for_another_process_leaves_its_download_alone(mirrors, cache, monkeypatch):
+    cache.mkdir(parents=True)
+    (cache / ".cut-0-file").write_bytes(CONTENT[:1000])
+    monkeypatch.setattr(data, "LOCK_SECONDS", 0.2)
+    with FileLock(cache / ".lock"), pytest.raises(data.DownloadError, match="file could not be fetched: another proc"):
+        data.fetch("file", mirrors, SHA256)
+    assert (cache / ".cut-0-file").read_bytes() == CONTENT[:1000]
+
+
 def test_a_kill_while_unpacking_leaves_nothing_that_counts(server, mirrors, cache, manifest):
     server.answers["/first.zip"] = good(ARCHIVE)
     stop = "data.imagenet_classes = list\ndata.pooch.file_hash = lambda path: data.time.sleep(60)\n"
@@ -474,6 +491,16 @@ def test_photographs_in_a_folder_or_zip_may_be_scaled_and_may_be_few(manifest, t
         assert dataset.source == "MicroImageNet: 1 photographs of 1 classes, from COURSE_DATA."
         assert [path.name for path in dataset.paths] == [SAW]
         assert dataset[0][0].tobytes() == Image.open(io.BytesIO(jpeg(7))).convert("RGB").tobytes()
+
+
+def test_relative_paths_begin_at_the_course_in_whatever_folder_a_kernel_runs(manifest, tmp_path, monkeypatch):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / SAW).write_bytes(jpeg(7))
+    monkeypatch.setattr(data, "DATA", tmp_path / "data")
+    monkeypatch.setenv("COURSE_DATA", "mine")
+    monkeypatch.setenv("COURSE_CACHE", "box")
+    assert [path.name for path in data.MicroImageNet().paths] == [SAW]
+    assert data.cache_dir() == tmp_path / "box"
 
 
 def test_course_data_without_photographs_is_an_error_that_says_so(manifest, tmp_path, monkeypatch):

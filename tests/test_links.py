@@ -78,11 +78,12 @@ def test_a_notebook_without_badge_or_setup_cell_is_named_and_nothing_written(cou
     assert contents(course) == before
 
 
-def test_in_texts_the_revision_changes_with_the_repository_and_nowhere_else():
+@pytest.mark.parametrize("revision", ["v2", "1.0", "2026.1"])
+def test_in_texts_the_revision_changes_with_the_repository_and_nowhere_else(revision: str):
     old = links.Address("a/b", "main")
     text = "github.com/a/b/blob/main/x github.com/a/b/tree/main) gh/a/b/main?x github.com/a/b, main, a/b/mainly"
     new = "github.com/c/d/blob/v2/x github.com/c/d/tree/v2) gh/c/d/v2?x github.com/c/d, main, c/d/mainly"
-    assert links.in_text(text, old, links.Address("c/d", "v2")) == new
+    assert links.in_text(text, old, links.Address("c/d", revision)) == new.replace("v2", revision)
 
 
 def command(course: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -148,6 +148,12 @@ def test_weights_that_timm_alone_has_are_fetched_the_same_way(server, monkeypatc
     assert pretrained.fetch_weights("test_resnet").name == path[1:] and server.downloads(path) == 1
 
 
+@pytest.mark.parametrize("name", ["vit_base_patch16_224.augreg_in21k", "no_such_model"])
+def test_weights_whose_address_has_no_hash_are_refused(name):
+    with pytest.raises(ValueError, match=rf"No server has weights of '{name}' whose address carries a hash"):
+        pretrained.fetch_weights(name)
+
+
 def test_each_file_of_weights_carries_the_beginning_of_its_hash_in_its_name():
     for name in set().union(*prefetch.NEEDS.values()) - {prefetch.PHOTOGRAPHS, *pretrained.CLIP_WEIGHTS}:
         with pytest.raises(DownloadError, match=r"-[0-9a-f]{8,}\.pth is not in the cache, and there is no network"):
@@ -263,6 +269,12 @@ def test_prefetch_counts_and_names_what_cannot_be_had(capsys):
     assert "There is no network" in said
     assert re.search(r"alexnet +233 MB  missing; ", said)
     assert re.search(r"MicroImageNet +106 MB  missing; ", said)
+
+
+def test_prefetch_names_course_data_that_has_no_photographs(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("COURSE_DATA", str(tmp_path))
+    assert prefetch.main(["03"]) == 2
+    assert f"missing; COURSE_DATA={tmp_path} is no folder or zip" in capsys.readouterr().out
 
 
 def test_prefetch_of_one_lecture_leaves_the_others_alone(capsys):

@@ -60,7 +60,7 @@ def in_notebook(text: str, name: str, address: Address) -> str:
 def in_text(text: str, old: Address, new: Address) -> str:
     """Text with every mention of the repository, and of the revision right behind it, replaced."""
     revision = rf"{re.escape(old.repository)}(/|/blob/|/tree/){re.escape(old.revision)}\b"
-    return re.sub(revision, rf"{new.repository}\1{new.revision}", text).replace(old.repository, new.repository)
+    return re.sub(revision, rf"{new.repository}\g<1>{new.revision}", text).replace(old.repository, new.repository)
 
 
 def rewrite(root: Path, new: Address) -> list[Path]:

@@ -20,7 +20,7 @@ from zipfile import BadZipFile, ZipFile, is_zipfile
 import pooch
 import requests
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -33,6 +33,7 @@ MIRRORS = [
     "https://edunet.kea.su/repo/EduNet-web_dependencies/datasets/imagen.zip",
 ]
 ONLINE_SECONDS = 5  # how long online() may take
+LOCK_SECONDS = 600  # how long a process waits for another that is downloading
 TIMEOUT = (5, 15)  # seconds to connect, and between two packets
 GRACE_SECONDS, MIN_SPEED = 30, 20_000  # after the grace, a server that gave fewer bytes per second is given up
 
@@ -71,8 +72,8 @@ def imagenet_classes() -> list[Label]:
 
 
 def cache_dir() -> Path:
-    """Return the folder for downloads: $COURSE_CACHE, else data/cache. It need not exist yet."""
-    return Path(os.environ.get("COURSE_CACHE") or DATA / "cache").expanduser().absolute()
+    """Return the folder for downloads: $COURSE_CACHE, seen from the course, else data/cache. It need not exist yet."""
+    return DATA.parent / Path(os.environ.get("COURSE_CACHE") or DATA / "cache").expanduser()
 
 
 @cache
@@ -136,11 +137,13 @@ def _obtain(target: Path, urls: list[str], is_good: Callable, prepare: Callable 
         return target
     if not online():
         state = "damaged in" if target.exists() else "not in"
-        raise DownloadError(f"{target.name} is {state} the cache, and there is no network; `make prefetch` fetches it.")
+        mirror = os.environ.get("COURSE_MIRROR")
+        network = f"there is no network, nor does COURSE_MIRROR={mirror} answer" if mirror else "there is no network"
+        raise DownloadError(f"{target.name} is {state} the cache, and {network}; `make prefetch` fetches it.")
     reasons = []
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(target.parent / ".lock", timeout=600):
+        with FileLock(target.parent / ".lock", timeout=LOCK_SECONDS):
             if is_good(target):  # another process was faster
                 return target
             for leftover in target.parent.glob(".part-*"):  # of a dead process: a living one would hold the lock
@@ -160,6 +163,9 @@ def _obtain(target: Path, urls: list[str], is_good: Callable, prepare: Callable 
                         reasons.append(f"{url}: {error}")
             if any(_cut(target)):
                 reasons.append("what has come is kept, and the next try goes on from there")
+    except Timeout:  # what has come belongs to the process that holds the lock
+        busy = f"another process is downloading into {target.parent}. Wait for it, then try again"
+        raise DownloadError(f"{target.name} could not be fetched: {busy}.") from None
     except OSError as error:
         _forget_cut(target)
         reason = error.strerror or error
@@ -289,7 +295,8 @@ class MicroImageNet(Dataset):
         by_wnid = {label.wnid: label for label in classes}
         given, urls = os.environ.get("COURSE_DATA"), _with_course_mirror("imagen.zip", MIRRORS)
         try:
-            source = Path(given or _obtain(cache_dir() / "MicroImageNet", urls, _is_whole, _unpack)).expanduser()
+            source = given or _obtain(cache_dir() / "MicroImageNet", urls, _is_whole, _unpack)
+            source = DATA.parent / Path(source).expanduser()
             files = sorted(source.rglob("*.jpg"))
             if is_zipfile(source):
                 files = [_Zipped(source, entry, PurePosixPath(entry).name) for entry in ZipFile(source).namelist()]

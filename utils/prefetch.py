@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 
@@ -53,7 +54,8 @@ def obtain(name: str) -> None:
     elif name != PHOTOGRAPHS:
         fetch_weights(name)
     elif len(MicroImageNet()) < 750:
-        raise DownloadError("for the reason above")
+        given = os.environ.get("COURSE_DATA")
+        raise DownloadError(f"COURSE_DATA={given} has not all of them" if given else "for the reason above")
     else:
         pack_photographs()
 
@@ -90,7 +92,7 @@ def main(lectures: list[str]) -> int:
         try:
             obtain(name)
             state = "there"
-        except DownloadError as error:
+        except (DownloadError, FileNotFoundError) as error:
             state = f"missing; {error}"
             missing += 1
         table.append((name, f"{megabytes(name):.0f} MB", state))

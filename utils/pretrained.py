@@ -89,6 +89,8 @@ def fetch_weights(name: str) -> Path:
 
     Raises
     ------
+    ValueError
+        If there are no such weights whose address carries a hash.
     DownloadError
         If it is not in the cache and cannot be downloaded.
     """
@@ -97,7 +99,9 @@ def fetch_weights(name: str) -> Path:
     else:
         from timm.models import get_pretrained_cfg
 
-        url = get_pretrained_cfg(name).url
+        url = getattr(get_pretrained_cfg(name), "url", None) or ""
+    if not re.search(r"-[0-9a-f]{8,}\.pth$", url):
+        raise ValueError(f"No server has weights of {name!r} whose address carries a hash to check them by.")
     file = url.rsplit("/", 1)[-1]
     # Both write the first digits of the SHA-256 into the name: alexnet-owt-7be5be79.pth
     return fetch(f"weights/{file}", [url], sha256=file.removesuffix(".pth").rsplit("-", 1)[-1])
@@ -119,6 +123,8 @@ def load_classifier(name: str) -> Classifier:
         If there is no classifier of that name.
     DownloadError
         If the full weights cannot be had and no micro network stands in for them.
+    RuntimeError
+        If a file of weights cannot be used; it says which, and what to do.
     """
     micro = next((key for key, entry in ZOO.items() if name == f"micro_{key}" or name in entry.stands_for), None)
     weights = full_weights(name)
@@ -276,6 +282,8 @@ def load_clip(name: str = "ViT-B-32") -> Clip:
     ------
     ValueError
         If there is no model of that name.
+    RuntimeError
+        If a file of weights cannot be used; it says which, and what to do.
     """
     if name not in (*CLIP_WEIGHTS, "MicroCLIP"):
         raise ValueError(f"There is no CLIP {name!r}. There are: {', '.join((*CLIP_WEIGHTS, 'MicroCLIP'))}.")

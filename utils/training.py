@@ -25,7 +25,7 @@ class History:
 
 @torch.inference_mode()
 def error_rate(model: nn.Module, x: Tensor, y: Tensor) -> float:
-    """Return the share of inputs `x` whose largest logit is not the one of class `y`, in evaluation mode."""
+    """Return the share of inputs `x` ``(N, …)`` whose largest logit is not that of class `y` ``(N,)``, from 0 to 1."""
     training = model.training
     model.eval()
     wrong = (model(x).argmax(1) != y).float().mean().item()
@@ -57,6 +57,12 @@ def fit(
         What the error is measured on after each epoch, in evaluation mode: other data, or `train` once more.
     epochs : int
         At most this many passes over `train`.
+    optimizer : Optimizer
+        Of the parameters of the model that are to be trained.
+    batch_size : int
+        Inputs in one step; the last step of an epoch takes the rest.
+    loss : callable
+        Makes of the model's output and the classes of a batch the mean loss, a tensor with one number.
     seed : int
         Decides the order of the batches and what dropout drops; the weights are the caller's business.
     stop : callable

@@ -104,5 +104,5 @@ def load(folder: Path = WEIGHTS) -> tuple[open_clip.CLIP, Callable, dict]:
             image_std=tuple(IMAGENET_STD.tolist()),
         )
     except (SafetensorError, RuntimeError, ValueError, OSError) as error:
-        raise unusable_weights(path, error, "python -m zoo.train_clip") from None
+        raise unusable_weights(path, error, "python -m zoo.train_clip --data tiny-imagenet-200.zip") from None
     return model.eval(), transform, about

@@ -115,4 +115,6 @@ def device_name(device: torch.device) -> str:
     """The name of the GPU, or the number of CPU threads and the kind of processor."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
+    if device.type != "cpu":
+        return f"{device.type.upper()}, {platform.machine()}"
     return f"CPU, {torch.get_num_threads()} threads, {platform.machine()}"

@@ -16,6 +16,7 @@ import argparse
 import json
 import math
 import os
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -47,7 +48,7 @@ class Recipe:
     learning_rate: float
     seed: int = 0
     epochs: int = 16
-    # Three epochs of five see smaller images, which cost half as much (progressive resizing).
+    # Five epochs of eight see smaller images, which cost half as much (progressive resizing).
     small_epochs: int = 10
     small_size: int = 48
     batch_size: int = 128
@@ -124,7 +125,9 @@ def resume(fabric: Fabric, name: str, checkpoint: Path | None, state: dict) -> N
     saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
     if saved["recipe"] == state["recipe"]:
         fabric.load(checkpoint, state, weights_only=True)
-        fabric.print(f"{name}: resuming after epoch {len(state['history'])}")
+        done = len(state["history"])
+        finished = f"trained already; to train it anew, delete {checkpoint}"
+        fabric.print(f"{name}: {finished if done == state['recipe']['epochs'] else f'resuming after epoch {done}'}")
 
 
 def train(
@@ -247,6 +250,8 @@ def main() -> None:
     arguments = parser.parse_args()
 
     fabric = launch()
+    if Recipe.batch_size % fabric.world_size:
+        sys.exit(f"{fabric.world_size} processes cannot share batches of {Recipe.batch_size} images evenly.")
     data = load_tiny_imagenet(arguments.data)
     for name in ZOO if "all" in arguments.names else arguments.names:
         if arguments.grid:

@@ -3,11 +3,11 @@
     python -m zoo.train_clip --data tiny-imagenet-200.zip              # train, then evaluate
     python -m zoo.train_clip --data tiny-imagenet-200.zip --evaluate   # recompute the table and compare
 
-A caption is one of CLIP's 80 prompt templates around one of WordNet's names of the class; every other one goes on with
-WordNet's definition. 180 classes are trained, twenty are held out (:func:`zoo.clip.held_out`). Training resumes from
-the checkpoint of the last finished epoch, on one device. It leaves the weights (``data/zoo/clip.safetensors``), the
-learning curve (``clip.csv``) and the accuracies on the official validation images (``clip_results.csv``). Needs
-``requirements-train.txt``.
+A caption is one of CLIP's 80 prompt templates around one of WordNet's names of the class; half of them, drawn by
+chance, go on with WordNet's definition. 180 classes are trained, twenty are held out (:func:`zoo.clip.held_out`).
+Training resumes from the checkpoint of the last finished epoch, on one device. It leaves the weights
+(``data/zoo/clip.safetensors``), the learning curve (``clip.csv``) and the accuracies on the official validation
+images (``clip_results.csv``). Needs ``requirements-train.txt``.
 """
 
 from __future__ import annotations

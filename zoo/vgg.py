@@ -1,9 +1,9 @@
 """VGG: Simonyan and Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition", ICLR 2015
 (arXiv 1409.1556).
 
-What the micro network keeps: blocks of 3x3 convolutions with ReLU and a 2x2 pooling behind them, channels that double
+What the micro network keeps: blocks of 3x3 convolutions with ReLU and a 2x2 pooling behind them, channels that grow
 from block to block, three dense layers, no normalization at all. What it shrinks: four blocks instead of five, a
-quarter of the channels, dense layers of 256 units instead of 4,096.
+quarter of the channels (fewer in the last), dense layers of 256 units instead of 4,096.
 """
 
 from collections.abc import Sequence

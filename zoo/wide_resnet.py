@@ -1,8 +1,8 @@
 """Wide ResNet: Zagoruyko and Komodakis, "Wide Residual Networks", BMVC 2016 (arXiv 1605.07146).
 
 What the micro network keeps: width instead of depth. It is :class:`zoo.resnet.ResNet` with half as many blocks, each
-about 1.4 times as wide, at the same multiply-adds. As the paper's networks for ImageNet do, it keeps the order of
-convolution, normalization and ReLU of the original ResNet.
+about one and a half times as wide, at the same multiply-adds. As the paper's networks for ImageNet do, it keeps the
+order of convolution, normalization and ReLU of the original ResNet.
 """
 
 from collections.abc import Sequence
