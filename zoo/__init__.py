@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from zoo.alexnet import AlexNet
+from zoo.convnext import ConvNeXt
 from zoo.densenet import DenseNet
 from zoo.efficientnet import EfficientNet
 from zoo.googlenet import GoogLeNet
@@ -25,6 +26,7 @@ from zoo.resnext import resnext
 from zoo.se_resnet import se_resnet
 from zoo.vgg import VGG
 from zoo.vit import ViT
+from zoo.wide_resnet import wide_resnet
 from zoo.zfnet import ZFNet
 
 WEIGHTS = Path(__file__).resolve().parent.parent / "data" / "zoo"
@@ -50,6 +52,7 @@ ZOO: dict[str, Entry] = {
     "plain": Entry(plain, "sgd", 0.1, stands_for=()),
     "resnet": Entry(ResNet, "sgd", 0.1, stands_for=("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")),
     "resnext": Entry(resnext, "sgd", 0.1, stands_for=("resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d")),
+    "wide_resnet": Entry(wide_resnet, "sgd", 0.1, stands_for=("wide_resnet50_2", "wide_resnet101_2")),
     "densenet": Entry(DenseNet, "sgd", 0.1, stands_for=("densenet121", "densenet161", "densenet169", "densenet201")),
     "se_resnet": Entry(se_resnet, "sgd", 0.1, stands_for=()),
     "mobilenet": Entry(
@@ -57,6 +60,9 @@ ZOO: dict[str, Entry] = {
     ),
     "efficientnet": Entry(EfficientNet, "sgd", 0.1, stands_for=tuple(f"efficientnet_b{number}" for number in range(8))),
     "vit": Entry(ViT, "adamw", 0.002, stands_for=("vit_b_16", "vit_b_32", "vit_l_16", "vit_l_32")),
+    "convnext": Entry(
+        ConvNeXt, "adamw", 0.002, stands_for=("convnext_tiny", "convnext_small", "convnext_base", "convnext_large")
+    ),
 }
 
 
@@ -103,5 +109,5 @@ def load(name: str, folder: Path = WEIGHTS) -> tuple[nn.Module, dict]:
             # Shipped in half precision; load_state_dict copies into the float32 parameters.
             model.load_state_dict({key: file.get_tensor(key) for key in sorted(file.keys())})
     except (SafetensorError, RuntimeError, ValueError, OSError) as error:
-        raise unusable_weights(path, error, f"python -m zoo.train {name}") from None
+        raise unusable_weights(path, error, f"python -m zoo.train {name} --data tiny-imagenet-200.zip") from None
     return model.eval(), about
