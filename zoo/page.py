@@ -54,7 +54,7 @@ def draw_chart(rows: list[dict[str, str]], path: Path) -> None:
         # Names stand in a column at the right, far enough from each other, with a line to their circles.
         height = 2.0
         for y, x, row in sorted(zip(accuracies, xs, rows, strict=True), key=lambda point: -point[0]):
-            height = min(height - 0.065, axis.transLimits.transform((0, y))[1])
+            height = min(height - 0.05, axis.transLimits.transform((0, y))[1])
             axis.annotate(
                 row["name"],
                 (x, y),
@@ -62,7 +62,7 @@ def draw_chart(rows: list[dict[str, str]], path: Path) -> None:
                 textcoords="axes fraction",
                 va="center",
                 fontsize=13,
-                arrowprops={"arrowstyle": "-", "color": plotting.GREY, "linewidth": 0.8},
+                arrowprops={"arrowstyle": "-", "color": plotting.GREY, "linewidth": 0.8, "relpos": (0, 0.5)},
             )
     axes[0].set_ylabel("Top-1 accuracy in percent")
     fig.suptitle("Equal operations, unequal accuracy, unequal time; the area of a circle is its parameters")
