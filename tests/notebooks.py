@@ -28,3 +28,4 @@ def publish(repository: Path, revision: str) -> None:
     git("symbolic-ref", "HEAD", f"refs/heads/{revision}")
     git("add", "--all")
     git("-c", "user.name=test", "-c", "user.email=test@localhost", "commit", "--quiet", "--message", "The course")
+    git("-c", "pack.window=0", "repack", "-a", "-d", "--quiet")  # once, instead of with every clone

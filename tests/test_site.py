@@ -110,19 +110,27 @@ addEventListener("load", async () => {{
 """
 
 
+CODE = re.compile(r'<div class="(highlight-\S+)[^>]*><div class="highlight"><pre.*?</pre>', re.S)
+TOKEN = re.compile(r'<span class="(\w+)">([^<]*)</span>')
+
+
 def one_token_of_each_kind(html: str) -> str:
     """The page with all of its text, but of the ten thousand colored tokens in its code only the first of each kind.
 
     They are the same colors over and over, and nine tenths of what axe-core would have to look at.
     """
-    page, seen = BeautifulSoup(html, "html.parser"), set()
-    for token in page.select("pre span"):
-        block = token.find_parent("div", class_="highlight")
-        kind = (*token.get("class", ()), *(block.parent.get("class", ()) if block else ()))
-        if kind in seen:
-            token.unwrap()
-        seen.add(kind)
-    return str(page)
+    seen = set()
+
+    def shorter(code: re.Match) -> str:
+        def first(token: re.Match) -> str:
+            kind = (code[1], token[1])
+            text = token[2] if kind in seen else token[0]
+            seen.add(kind)
+            return text
+
+        return TOKEN.sub(first, code[0])
+
+    return CODE.sub(shorter, html)
 
 
 def judge(html: str, folder: Path, theme: str, width: int) -> dict:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import platform
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,17 +19,20 @@ IMAGENET_MEAN = torch.tensor([0.485, 0.456, 0.406])
 IMAGENET_STD = torch.tensor([0.229, 0.224, 0.225])
 
 
-def _files(source: Path) -> Iterator[tuple[str, bytes]]:
-    """Yield ``(path inside tiny-imagenet-200, bytes)`` of every file of a zip, a folder, or a folder of zips."""
+def _files(source: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
+    """Yield the path inside tiny-imagenet-200 and a function that reads it, of every file of a zip, folder, or zips.
+
+    A function can be called until the next one is asked for.
+    """
     if source.is_file():
         with zipfile.ZipFile(source) as archive:
             for name in archive.namelist():
                 if not name.endswith("/"):
-                    yield name.removeprefix("tiny-imagenet-200/"), archive.read(name)
+                    yield name.removeprefix("tiny-imagenet-200/"), partial(archive.read, name)
     elif (source / "wnids.txt").exists():
         for path in sorted(source.rglob("*")):
             if path.is_file():
-                yield path.relative_to(source).as_posix(), path.read_bytes()
+                yield path.relative_to(source).as_posix(), path.read_bytes
     else:
         for path in sorted(source.glob("tiny-imagenet-200*.zip")):
             yield from _files(path)
@@ -63,14 +67,14 @@ def load_tiny_imagenet(
     wnids: list[str] = []
     annotations: dict[str, str] = {}
     encoded: dict[str, list[tuple[str, bytes]]] = {split: [] for split in splits}
-    for name, content in _files(source):
+    for name, read in _files(source):
         parts = name.split("/")
         if name == "wnids.txt":
-            wnids = content.decode().split()
+            wnids = read().decode().split()
         elif name == "val/val_annotations.txt":
-            annotations = dict(line.split("\t")[:2] for line in content.decode().splitlines())
+            annotations = dict(line.split("\t")[:2] for line in read().decode().splitlines())
         elif parts[0] in encoded and parts[-2] == "images":
-            encoded[parts[0]].append((parts[-1], content))
+            encoded[parts[0]].append((parts[-1], read()))
     if not wnids:
         raise FileNotFoundError(
             f"{source} holds no Tiny-ImageNet-200. Name the official tiny-imagenet-200.zip or the folder it unpacks to."
