@@ -4,6 +4,8 @@ import os
 import shutil
 import sys
 import zipfile
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,12 +22,13 @@ import zoo
 from notebooks import ROOT
 from utils.costs import costs
 from utils.data import imagenet_classes
+from zoo import tiny_imagenet
 from zoo.alexnet import AlexNet, LocalResponseNorm
 from zoo.evaluate import differences, evaluate, main, speeds
 from zoo.page import table
 from zoo.tables import read_csv, write_csv
 from zoo.tiny_imagenet import load_tiny_imagenet, normalize, top_k_correct
-from zoo.train import Recipe, augment, slow_depthwise_in_float32, train
+from zoo.train import Recipe, augment, build_optimizer, learning_rate_at, slow_depthwise_in_float32, train
 
 SHARDS = ROOT.parent / "shared" / "data"  # a developer's copy of Tiny-ImageNet-200
 NAMES = list(zoo.ZOO)
@@ -57,7 +60,7 @@ def test_local_response_normalization_is_torchs():
 
 
 def test_the_towers_of_alexnet_meet_in_the_third_convolution_only():
-    """A change in the first tower's half of the maps reaches the second tower only through a full convolution."""
+    """Of the convolutions, only the third sees the maps of both towers."""
     convolutions = [layer for layer in AlexNet().features if isinstance(layer, nn.Conv2d)]
     assert [layer.groups for layer in convolutions] == [1, 2, 1, 2, 2]
 
@@ -216,6 +219,25 @@ def test_a_source_without_tiny_imagenet_is_named(tmp_path):
             load_tiny_imagenet(source)
 
 
+def test_data_that_is_damaged_or_incomplete_is_named(tiny, tmp_path):
+    (tmp_path / "wnids.txt").write_text((tiny / "wnids.txt").read_text())
+    with pytest.raises(FileNotFoundError, match="holds no images of train and val"):
+        load_tiny_imagenet(tmp_path)
+    archive = tmp_path / "tiny.zip"
+    archive.write_bytes(b"<html>Please log in</html>")
+    with pytest.raises(ValueError, match=r"tiny\.zip is not a complete zip file"):
+        load_tiny_imagenet(archive)
+    with zipfile.ZipFile(archive, "w") as file:
+        file.write(tiny / "wnids.txt", "wnids.txt")
+    content = bytearray(archive.read_bytes())
+    content[100] ^= 1  # a wnid changes, its checksum does not
+    archive.write_bytes(content)
+    with pytest.raises(ValueError, match=r"wnids\.txt in .*tiny\.zip is damaged"):
+        load_tiny_imagenet(archive)
+    with pytest.raises(SystemExit, match="holds 200 of the 10,000 images of val"):
+        tiny_imagenet.load_for_command(tiny, ("val",))
+
+
 def test_inputs_are_normalized_with_imagenets_mean_and_deviation():
     gray = torch.full((1, 3, 2, 2), 128, dtype=torch.uint8)
     expected = (torch.tensor([128 / 255] * 3) - torch.tensor([0.485, 0.456, 0.406])) / torch.tensor(
@@ -251,6 +273,7 @@ def test_all_networks_take_turns_when_their_speed_is_measured(monkeypatch):
 def test_the_evaluation_command_fails_where_the_table_does_not_fit(tiny, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["evaluate", "--data", str(tiny)])
     monkeypatch.setattr("zoo.evaluate.ZOO", ["alexnet", "resnet"])
+    monkeypatch.setitem(tiny_imagenet.IMAGES, "val", 200)
     with pytest.raises(SystemExit) as end:
         main()
     assert end.value.code == 1  # on these images no network reaches its recorded accuracy
@@ -298,6 +321,8 @@ def test_training_improves_resumes_and_repeats_itself(tiny, tmp_path):
     assert np.isfinite([row["train_loss"] for row in history]).all()
     # Interrupted after the first epoch: the second continues as if nothing had happened.
     checkpoint = tmp_path / "b.ckpt"
+    torch.manual_seed(recipe.seed)
+    assert all(not torch.equal(value, weights[name]) for name, value in AlexNet().named_parameters())
     state = torch.load(tmp_path / "a.ckpt", weights_only=True)
     assert state["recipe"]["epochs"] == 2 and len(state["history"]) == 2
     with pytest.raises(KeyboardInterrupt):
@@ -306,6 +331,46 @@ def test_training_improves_resumes_and_repeats_itself(tiny, tmp_path):
     again, resumed = train(fabric, "alexnet", AlexNet, data, recipe, checkpoint)
     assert [row["train_loss"] for row in resumed] == [row["train_loss"] for row in history]
     assert all(torch.equal(again[key], weights[key]) for key in weights)
+    # Of another training, or damaged: nothing is lost, and the user decides.
+    before = checkpoint.read_bytes()
+    fewer = data | {"train": tuple(tensor[:350] for tensor in data["train"])}
+    for other_recipe, build, other_data, says in (
+        (replace(recipe, learning_rate=2e-3), AlexNet, data, "has other recipe"),
+        (recipe, partial(AlexNet, dropout=0.5), data, "has other network"),
+        (recipe, AlexNet, fewer, "has other images"),
+    ):
+        with pytest.raises(ValueError, match=rf"b\.ckpt {says}: delete it"):
+            train(fabric, "alexnet", build, other_data, other_recipe, checkpoint)
+    assert checkpoint.read_bytes() == before
+    os.truncate(checkpoint, 1000)
+    with pytest.raises(ValueError, match=r"b\.ckpt cannot be read: delete it"):
+        train(fabric, "alexnet", AlexNet, data, recipe, checkpoint)
+
+
+def test_training_learns_four_colors():
+    labels = torch.arange(100) % 4
+    colors = torch.tensor([[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 255]], dtype=torch.uint8)
+    images = colors[labels][:, :, None, None].expand(-1, -1, 64, 64).contiguous()
+    recipe = Recipe("adamw", 1e-3, epochs=4, small_epochs=0, batch_size=20, label_smoothing=0.0)
+    fabric = Fabric(accelerator="cpu", devices=1, precision="bf16-mixed")
+    data = {"train": (images, labels), "val": (images, labels)}
+    _, history = train(fabric, "alexnet", AlexNet, data, recipe)
+    assert history[-1]["train_loss"] < 1.5 < history[0]["train_loss"]
+    assert history[-1]["val_top1"] > 90
+
+
+def test_the_learning_rate_rises_in_a_line_and_falls_along_half_a_cosine():
+    recipe = Recipe("sgd", 0.1, epochs=16, warmup_epochs=1)
+    rates = [learning_rate_at(epoch, recipe) for epoch in (0, 0.5, 1, 8.5, 16)]
+    assert rates == pytest.approx([0, 0.05, 0.1, 0.05, 0])
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_weights_of_layers_are_decayed_biases_and_normalization_are_not(optimizer):
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 2))
+    decayed, others = build_optimizer(model, Recipe(optimizer, 0.1)).param_groups
+    assert [parameter.ndim for parameter in decayed["params"]] == [4, 2] and decayed["weight_decay"] > 0
+    assert [parameter.ndim for parameter in others["params"]] == [1] * 4 and others["weight_decay"] == 0
 
 
 def interrupted(train, fabric, data, recipe, checkpoint) -> None:
@@ -333,5 +398,6 @@ def test_augmented_images_are_crops_of_the_original():
     rise = crops[:, 0, 24, -1] - crops[:, 0, 24, 0]
     assert (rise > 0.4).sum() > 10 and (rise < -0.4).sum() > 10  # about half are mirrored
     assert len(rise.unique()) > 40  # and each is another crop
+    assert rise.abs().min() > (0.35 * 3 / 4) ** 0.5 - 0.03  # of at least 35 % of the area, at most 4:3
     same = augment(ramp, 48, 0.35, torch.Generator().manual_seed(0))
     assert torch.equal(crops, same)

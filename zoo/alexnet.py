@@ -2,8 +2,10 @@
 Convolutional Neural Networks", NIPS 2012.
 
 What the micro network keeps: five convolutions and three dense layers, two towers that meet
-only in the third convolution and in the dense layers (here as grouped convolutions), ReLU,
-local response normalization, overlapping pooling, dropout. What it shrinks: everything else.
+in the third convolution and in the dense layers (here as grouped convolutions), ReLU, local
+response normalization, overlapping pooling, dropout. What it shrinks: everything else. What it
+simplifies: the normalization runs over all channels, so that at the seam each tower's maps are
+divided by a little of the other's.
 """
 
 import torch

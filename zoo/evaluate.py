@@ -1,6 +1,6 @@
 """Evaluate the shipped weights of the zoo on the 10,000 validation images of Tiny-ImageNet-200.
 
-    python -m zoo.evaluate --data tiny-imagenet-200.zip            # recompute and compare with the tables
+    python -m zoo.evaluate --data tiny-imagenet-200.zip            # recompute, and compare with results.csv
     python -m zoo.evaluate --data tiny-imagenet-200.zip --write    # after training: write the tables
 
 The tables are ``data/zoo/results.csv``, one row a network, and ``data/zoo/per_class.csv``, the top-1 accuracy of
@@ -24,7 +24,7 @@ from utils.costs import costs
 from utils.gpu import benchmark
 from zoo import IMAGE_SIZE, WEIGHTS, ZOO, load
 from zoo.tables import read_csv, write_csv
-from zoo.tiny_imagenet import device_name, load_tiny_imagenet, top_k_correct
+from zoo.tiny_imagenet import device_name, load_for_command, top_k_correct
 
 COUNTS = ("parameters", "multiply_adds")
 ACCURACIES = ("top1", "top5")
@@ -106,7 +106,7 @@ def main() -> None:
     arguments = parser.parse_args()
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    data = load_tiny_imagenet(arguments.data, splits=("val",))
+    data = load_for_command(arguments.data, splits=("val",))
     images, labels = (tensor.to(device) for tensor in data["val"])
     recorded = {row["name"]: row for row in read_csv(WEIGHTS / "results.csv")}
     rows, per_class, failed = [], [{"wnid": wnid} for wnid in data["wnids"]], False

@@ -2,9 +2,10 @@
 
     python -m zoo.experiments depth --data tiny-imagenet-200.zip
 
-Each trains its networks on Tiny-ImageNet-200 by the recipe of :mod:`zoo.train`, with fewer epochs, the same for all of
-its networks, and writes ``data/experiments/<name>.csv``: one row an epoch of every network. Training resumes from
-checkpoints, so an interrupted command may simply be given again. Needs ``requirements-train.txt``.
+Each trains its networks on Tiny-ImageNet-200 by the recipe of :mod:`zoo.train`, with fewer epochs, the same for
+all of its networks, and optimizers and learning rates that are set here, not chosen by a grid, and writes
+``data/experiments/<name>.csv``: one row an epoch of every network. Training resumes from checkpoints, so an
+interrupted command may simply be given again. Needs ``requirements-train.txt``.
 
 depth
     Plain and residual networks of 8, 14, 20 and 32 layers (lecture 04; He et al., 2016, figures 1 and 6).
@@ -21,6 +22,7 @@ ladder
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -37,7 +39,7 @@ from zoo.efficientnet import EfficientNet
 from zoo.ladder import Ladder, road
 from zoo.resnet import ResNet, plain
 from zoo.tables import write_csv
-from zoo.tiny_imagenet import load_tiny_imagenet
+from zoo.tiny_imagenet import load_for_command
 from zoo.train import CHECKPOINTS, Recipe, launch, train
 from zoo.vit import ViT
 
@@ -152,9 +154,12 @@ def main() -> None:
     arguments = parser.parse_args()
 
     fabric = launch()
-    tiny_imagenet = load_tiny_imagenet(arguments.data)
+    tiny_imagenet = load_for_command(arguments.data)
     for name in arguments.names:
-        record(fabric, name, EXPERIMENTS[name](), tiny_imagenet, RESULTS, CHECKPOINTS)
+        try:
+            record(fabric, name, EXPERIMENTS[name](), tiny_imagenet, RESULTS, CHECKPOINTS)
+        except ValueError as error:
+            sys.exit(str(error))
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from zoo import create, load
 from zoo.experiments import RESULTS
 from zoo.se_resnet import SqueezeExcitation
 from zoo.tables import write_csv
-from zoo.tiny_imagenet import load_tiny_imagenet, normalize
+from zoo.tiny_imagenet import load_for_command, normalize
 
 
 def gate_modules(model: nn.Module) -> list[SqueezeExcitation]:
@@ -74,7 +74,7 @@ def main() -> None:
     parser.add_argument(
         "--data", type=Path, required=True, help="tiny-imagenet-200.zip, its folder, or a folder of parts"
     )
-    images, labels = load_tiny_imagenet(parser.parse_args().data, splits=("val",))["val"]
+    images, labels = load_for_command(parser.parse_args().data, splits=("val",))["val"]
 
     torch.manual_seed(0)
     trained, untrained = load("se_resnet")[0], create("se_resnet")

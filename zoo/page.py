@@ -5,6 +5,7 @@ python -m zoo.page
 
 from __future__ import annotations
 
+import argparse
 import inspect
 import re
 from pathlib import Path
@@ -73,6 +74,7 @@ def draw_chart(rows: list[dict[str, str]], path: Path) -> None:
 
 
 def main() -> None:
+    argparse.ArgumentParser(prog="python -m zoo.page", description=__doc__.split("\n")[0]).parse_args()
     rows = read_csv(WEIGHTS / "results.csv")
     page = FOLDER / "README.md"
     text = MARKS.sub(lambda match: match[1] + "\n" + table(rows) + "\n" + match[2], page.read_text(encoding="utf-8"))

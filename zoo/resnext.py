@@ -2,8 +2,9 @@
 CVPR 2017 (arXiv 1611.05431).
 
 What the micro network keeps: the bottleneck block whose 3x3 convolution works in many narrow groups, in the third and
-most compact of the paper's three equivalent forms, in the layout of :class:`zoo.resnet.ResNet`. What it shrinks: groups
-of 8 channels instead of 4 in 32 groups, and everything else.
+most compact of the paper's three equivalent forms, in the layout of :class:`zoo.resnet.ResNet`. What it
+changes: every group has 8 channels, and their number grows from stage to stage (10, 18, 28), where the paper has 32
+groups of 4 to 32 channels. What it shrinks: everything else.
 """
 
 from collections.abc import Sequence

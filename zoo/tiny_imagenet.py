@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import platform
+import sys
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -15,6 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 from tqdm import tqdm
 
+IMAGES = {"train": 100_000, "val": 10_000}
 IMAGENET_MEAN = torch.tensor([0.485, 0.456, 0.406])
 IMAGENET_STD = torch.tensor([0.229, 0.224, 0.225])
 
@@ -25,10 +28,14 @@ def _files(source: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
     A function can be called until the next one is asked for.
     """
     if source.is_file():
-        with zipfile.ZipFile(source) as archive:
+        try:
+            archive = zipfile.ZipFile(source)
+        except zipfile.BadZipFile:
+            raise ValueError(f"{source} is not a complete zip file: download it again.") from None
+        with archive:
             for name in archive.namelist():
                 if not name.endswith("/"):
-                    yield name.removeprefix("tiny-imagenet-200/"), partial(archive.read, name)
+                    yield name.removeprefix("tiny-imagenet-200/"), partial(_read, archive, name)
     elif (source / "wnids.txt").exists():
         for path in sorted(source.rglob("*")):
             if path.is_file():
@@ -36,6 +43,13 @@ def _files(source: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
     else:
         for path in sorted(source.glob("tiny-imagenet-200*.zip")):
             yield from _files(path)
+
+
+def _read(archive: zipfile.ZipFile, name: str) -> bytes:
+    try:
+        return archive.read(name)
+    except (zipfile.BadZipFile, zlib.error, EOFError):
+        raise ValueError(f"{name} in {archive.filename} is damaged: download that file again.") from None
 
 
 def load_tiny_imagenet(
@@ -56,12 +70,14 @@ def load_tiny_imagenet(
     dict
         ``split`` for each of `splits`: a pair of images ``(N, 3, 64, 64)``, uint8, and labels ``(N,)``, int64,
         in the order of the file names, so that neither depends on how the data was packed;
-        ``"wnids"``: the 200 WordNet ids, in the order of the labels. A split that `source` does not hold is empty.
+        ``"wnids"``: the 200 WordNet ids, in the order of the labels.
 
     Raises
     ------
     FileNotFoundError
-        If `source` does not exist or holds no Tiny-ImageNet.
+        If `source` does not exist or holds no Tiny-ImageNet, or nothing of a split.
+    ValueError
+        If a zip file is damaged; it says which.
     """
     source = Path(source).expanduser()
     wnids: list[str] = []
@@ -80,6 +96,8 @@ def load_tiny_imagenet(
             f"{source} holds no Tiny-ImageNet-200. Name the official tiny-imagenet-200.zip or the folder it unpacks to."
         )
 
+    if missing := [split for split, files in encoded.items() if not files]:
+        raise FileNotFoundError(f"{source} holds no images of {' and '.join(missing)}.")
     label = {wnid: index for index, wnid in enumerate(wnids)}
     data: dict = {"wnids": wnids}
     for split, files in encoded.items():
@@ -90,6 +108,18 @@ def load_tiny_imagenet(
             images[i] = np.asarray(Image.open(io.BytesIO(content)).convert("RGB")).transpose(2, 0, 1)
             labels[i] = label[annotations[name] if split == "val" else name.split("_")[0]]
         data[split] = torch.from_numpy(images), torch.from_numpy(labels)
+    return data
+
+
+def load_for_command(source: Path, splits: Sequence[str] = ("train", "val")) -> dict:
+    """Return :func:`load_tiny_imagenet` of the whole data set, or end the command with what is wrong with `source`."""
+    try:
+        data = load_tiny_imagenet(source, splits)
+    except (OSError, ValueError) as error:
+        sys.exit(str(error))
+    for split in splits:
+        if (found := len(data[split][0])) != IMAGES[split]:
+            sys.exit(f"{source} holds {found:,} of the {IMAGES[split]:,} images of {split}: is a part of it missing?")
     return data
 
 

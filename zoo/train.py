@@ -16,6 +16,7 @@ import argparse
 import json
 import math
 import os
+import pickle
 import sys
 import time
 from collections.abc import Callable
@@ -32,7 +33,7 @@ from tqdm import tqdm
 
 from zoo import WEIGHTS, ZOO, create
 from zoo.tables import write_csv
-from zoo.tiny_imagenet import device_name, load_tiny_imagenet, normalize, top_k_correct
+from zoo.tiny_imagenet import device_name, load_for_command, normalize, top_k_correct
 
 CHECKPOINTS = WEIGHTS.parent / "cache" / "zoo"
 
@@ -119,15 +120,26 @@ def learning_rate_at(epoch: float, recipe: Recipe) -> float:
 
 
 def resume(fabric: Fabric, name: str, checkpoint: Path | None, state: dict) -> None:
-    """Load `state` from the checkpoint, if it is there and was saved under the same recipe."""
+    """Load `state` from the checkpoint, if it is there.
+
+    Raises
+    ------
+    ValueError
+        If the checkpoint cannot be read, or is of another recipe, network or number of images.
+    """
     if checkpoint is None or not checkpoint.exists():
         return
-    saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    if saved["recipe"] == state["recipe"]:
-        fabric.load(checkpoint, state, weights_only=True)
-        done = len(state["history"])
-        finished = f"trained already; to train it anew, delete {checkpoint}"
-        fabric.print(f"{name}: {finished if done == state['recipe']['epochs'] else f'resuming after epoch {done}'}")
+    try:
+        saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        differs = [key for key in ("recipe", "network", "images") if saved[key] != state[key]]
+    except (RuntimeError, EOFError, KeyError, pickle.UnpicklingError):
+        raise ValueError(f"{checkpoint} cannot be read: delete it to train {name} anew.") from None
+    if differs:
+        raise ValueError(f"{checkpoint} has other {' and '.join(differs)}: delete it to train {name} anew.")
+    fabric.load(checkpoint, state, weights_only=True)
+    done = len(state["history"])
+    finished = f"trained already; to train it anew, delete {checkpoint}"
+    fabric.print(f"{name}: {finished if done == state['recipe']['epochs'] else f'resuming after epoch {done}'}")
 
 
 def train(
@@ -151,10 +163,16 @@ def train(
     data : dict
         ``"train"`` and ``"val"`` as of :func:`zoo.tiny_imagenet.load_tiny_imagenet`, of any size of image.
     checkpoint : Path, optional
-        Where to save after every epoch and to resume from. A checkpoint of another recipe is not used.
+        Where to save after every epoch and to resume from.
+
+    Raises
+    ------
+    ValueError
+        If the checkpoint is of another training.
     """
     torch.manual_seed(recipe.seed)
     model = build().to(memory_format=torch.channels_last)
+    network = str(model)
     if fabric.device.type == "cpu":
         slow_depthwise_in_float32(model)
     model, optimizer = fabric.setup(model, build_optimizer(model, recipe))
@@ -164,6 +182,7 @@ def train(
     batch_size = recipe.batch_size // fabric.world_size
     steps = len(images) // recipe.batch_size
     state = {"model": model, "optimizer": optimizer, "recipe": asdict(recipe), "history": []}
+    state |= {"network": network, "images": [len(images), len(val_images)]}
     resume(fabric, name, checkpoint, state)
 
     for epoch in range(len(state["history"]), recipe.epochs):
@@ -190,12 +209,13 @@ def train(
             fabric.backward(loss)
             optimizer.step()
             total_loss += loss.detach()
+        train_loss = round(float(fabric.all_reduce(total_loss)) / steps, 4)  # waits for a GPU
         seconds = time.perf_counter() - start
         hits = top_k_correct(model, val_images, val_labels)
         row = {
             "epoch": epoch + 1,
             "image_size": size,
-            "train_loss": round(float(fabric.all_reduce(total_loss)) / steps, 4),
+            "train_loss": train_loss,
             "val_top1": round(100 * hits[:, 0].float().mean().item(), 2),
             "val_top5": round(100 * hits.any(1).float().mean().item(), 2),
             "seconds": round(seconds, 1),
@@ -235,8 +255,13 @@ def run_grid(fabric: Fabric, name: str, data: dict) -> None:
 
 def launch() -> Fabric:
     """The device and the processes to train with: torchrun says how many, otherwise it is one."""
-    fabric = Fabric(accelerator="auto", devices=int(os.environ.get("WORLD_SIZE", 1)), precision="bf16-mixed")
+    # GPUs before Ampere, such as Colab's T4, only emulate bfloat16, and cuDNN does not convolve in it.
+    emulated = torch.cuda.is_available() and not torch.cuda.is_bf16_supported(including_emulation=False)
+    precision = "32-true" if emulated else "bf16-mixed"
+    fabric = Fabric(accelerator="auto", devices=int(os.environ.get("WORLD_SIZE", 1)), precision=precision)
     fabric.launch()
+    if Recipe.batch_size % fabric.world_size:
+        sys.exit(f"{fabric.world_size} processes cannot share batches of {Recipe.batch_size} images evenly.")
     return fabric
 
 
@@ -250,15 +275,16 @@ def main() -> None:
     arguments = parser.parse_args()
 
     fabric = launch()
-    if Recipe.batch_size % fabric.world_size:
-        sys.exit(f"{fabric.world_size} processes cannot share batches of {Recipe.batch_size} images evenly.")
-    data = load_tiny_imagenet(arguments.data)
+    data = load_for_command(arguments.data)
     for name in ZOO if "all" in arguments.names else arguments.names:
         if arguments.grid:
             run_grid(fabric, name, data)
             continue
         recipe = Recipe(ZOO[name].optimizer, ZOO[name].learning_rate)
-        weights, history = train(fabric, name, partial(create, name), data, recipe, CHECKPOINTS / f"{name}.ckpt")
+        try:
+            weights, history = train(fabric, name, partial(create, name), data, recipe, CHECKPOINTS / f"{name}.ckpt")
+        except ValueError as error:
+            sys.exit(str(error))
         if fabric.global_rank == 0:
             about = {
                 "wnids": data["wnids"],

@@ -4,10 +4,10 @@
     python -m zoo.train_clip --data tiny-imagenet-200.zip --evaluate   # recompute the table and compare
 
 A caption is one of CLIP's 80 prompt templates around one of WordNet's names of the class; half of them, drawn by
-chance, go on with WordNet's definition. 180 classes are trained, twenty are held out (:func:`zoo.clip.held_out`).
-Training resumes from the checkpoint of the last finished epoch, on one device. It leaves the weights
-(``data/zoo/clip.safetensors``), the learning curve (``clip.csv``) and the accuracies on the official validation
-images (``clip_results.csv``). Needs ``requirements-train.txt``.
+chance, go on with WordNet's definition; what exceeds 32 tokens is cut off. 180 classes are trained, twenty are
+held out (:func:`zoo.clip.held_out`). Training resumes from the checkpoint of the last finished epoch, on one
+device. It leaves the weights (``data/zoo/clip.safetensors``), the learning curve (``clip.csv``) and the accuracies
+on the official validation images (``clip_results.csv``). Needs ``requirements-train.txt``.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from tqdm import tqdm
 from zoo import WEIGHTS
 from zoo.clip import MERGES, NAME, TEMPLATES, definition_of, encode_text, held_out, load, names_of, tokenizer
 from zoo.tables import read_csv, write_csv
-from zoo.tiny_imagenet import device_name, load_tiny_imagenet, normalize
+from zoo.tiny_imagenet import device_name, load_for_command, normalize
 from zoo.train import CHECKPOINTS, Recipe, augment, build_optimizer, launch, learning_rate_at, resume
 
 RECIPE = Recipe("adamw", 1e-3, epochs=10, small_epochs=0, label_smoothing=0.0)
@@ -122,6 +122,7 @@ def train(fabric: Fabric, data: dict, recipe: Recipe, checkpoint: Path) -> tuple
     model, optimizer = fabric.setup(Pairs(clip), build_optimizer(clip, recipe))
     steps = len(images) // recipe.batch_size
     state = {"model": model, "optimizer": optimizer, "recipe": asdict(recipe), "history": []}
+    state |= {"network": str(clip), "images": [len(images), len(val_images)]}
     resume(fabric, NAME, checkpoint, state)
 
     for epoch in range(len(state["history"]), recipe.epochs):
@@ -203,10 +204,13 @@ def main() -> None:
     if fabric.world_size > 1:
         sys.exit("MicroCLIP is trained by one process, because its loss compares all pairs of a batch.")
     results = WEIGHTS / "clip_results.csv"
-    data = load_tiny_imagenet(arguments.data, ("val",) if arguments.evaluate else ("train", "val"))
+    data = load_for_command(arguments.data, ("val",) if arguments.evaluate else ("train", "val"))
     if not arguments.evaluate:
         write_merges()
-        clip, history = train(fabric, data, RECIPE, CHECKPOINTS / "clip.ckpt")
+        try:
+            clip, history = train(fabric, data, RECIPE, CHECKPOINTS / "clip.ckpt")
+        except ValueError as error:
+            sys.exit(str(error))
         about = {
             "wnids": data["wnids"],
             "held_out": [wnid for wnid, out in zip(data["wnids"], held_out(data["wnids"]), strict=True) if out],

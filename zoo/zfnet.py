@@ -55,7 +55,7 @@ class ZFNet(nn.Module):
             nn.ReLU(inplace=True),
             nn.Linear(384, num_classes),
         )
-        # As the micro AlexNet begins, for the reasons that are given there.
+        # He et al.'s initial weights, as in the micro AlexNet, but for the smaller first layer there.
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
