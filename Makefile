@@ -1,9 +1,10 @@
 # `make` lists the targets. All but help and clean set up .venv first; that takes minutes once, and no time afterwards.
 
-PYTHON ?= python3
 ifeq ($(OS),Windows_NT)
+PYTHON ?= python
 RUN := .venv/Scripts/python.exe
 else
+PYTHON ?= python3
 RUN := .venv/bin/python
 endif
 
@@ -13,7 +14,7 @@ help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*  ## /  make \1	/p' Makefile | expand -t 24
 
 setup:  ## only install the packages into .venv; another Python than python3: PYTHON=python3.12
-	@command -v "$(PYTHON)" > /dev/null || { echo "There is no $(PYTHON): install Python 3.10 to 3.13."; exit 1; }
+	@command -v "$(PYTHON)" > /dev/null || { echo "There is no $(PYTHON): install Python 3.10 to 3.13, or name it: make lab PYTHON=/path/to/python"; exit 1; }
 	@"$(PYTHON)" tools/setup_env.py
 
 lab: setup  ## open JupyterLab in notebooks/; options: ARGS="--port 9000"

@@ -54,6 +54,15 @@ def test_nothing_is_left_to_rewrite(course: Path):
     assert links.rewrite(course, OLD) == [], "Run `make links`."
 
 
+def test_an_address_that_was_changed_by_hand_reaches_all_files(course: Path):
+    pyproject = course / "pyproject.toml"
+    text = pyproject.read_text(encoding="utf-8").replace(OLD.repository, NEW.repository)
+    pyproject.write_text(text.replace(f'"{OLD.revision}"', f'"{NEW.revision}"'), encoding="utf-8")
+    command(course)
+    assert [path.name for path, text in contents(course).items() if OLD.repository.encode() in text] == []
+    assert links.rewrite(course, NEW) == []
+
+
 def notebook(*sources: str) -> str:
     """A notebook file with things that a careless rewriting would change."""
     odd = {"cell_type": "markdown", "metadata": {"ü": 1e-07}}

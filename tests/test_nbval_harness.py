@@ -13,6 +13,8 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 
+from tools.run_notebooks import selected
+
 ROOT = Path(__file__).resolve().parent.parent
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
@@ -130,6 +132,21 @@ def test_reexecution_stores_outputs_and_keeps_ids_but_no_trace_of_the_run(tmp_pa
     assert after.metadata.kernelspec.name == "python3"
     assert "version" not in after.metadata.language_info
     assert sorted(os.listdir(path.parent)) == ["01_a.ipynb", "02_b.ipynb"]
+
+
+def test_notebooks_are_selected_by_their_numbers_with_or_without_zero(monkeypatch, tmp_path):
+    monkeypatch.setattr("tools.run_notebooks.NOTEBOOKS", tmp_path)
+    for name in ("01_a", "02_b", "10_c", "11_d"):
+        (tmp_path / f"{name}.ipynb").touch()
+    for prefixes, names in (
+        (["1"], "01_a"),
+        (["02", "11"], "02_b 11_d"),
+        (["10_c"], "10_c"),
+        ([], "01_a 02_b 10_c 11_d"),
+    ):
+        assert " ".join(path.stem for path in selected(prefixes)) == names
+    with pytest.raises(SystemExit, match="begins with '77'"):
+        selected(["1", "77"])
 
 
 @pytest.mark.parametrize("source", ["1 / 0", "import os\nos._exit(1)"])

@@ -4,6 +4,7 @@ Every notebook runs alone, in the environment of the tests, in a process of its 
 resident set. Ratios are taken within one run.
 """
 
+import argparse
 import os
 import platform
 import shutil
@@ -315,6 +316,7 @@ growth of a process on the CPU.
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__).parse_args()  # there are no options but --help
     if os.name == "nt":
         raise SystemExit("make bench needs Linux or macOS, which tell the peak memory of a process.")
     with tempfile.TemporaryDirectory() as scratch:

@@ -39,6 +39,12 @@ def read_address(root: Path) -> Address:
     return Address(*(re.search(rf'^{key} = "(.+)"$', table, re.M)[1] for key in Address._fields))
 
 
+def written_address(root: Path) -> Address:
+    """The address in the README.md of `root`, as the links of its table give it."""
+    text = (root / "README.md").read_text(encoding="utf-8")
+    return Address(*re.search(r"/github/([\w.-]+/[\w.-]+)/blob/(.+?)/notebooks/", text).groups())
+
+
 def in_notebook(text: str, name: str, address: Address) -> str:
     """The notebook file's text with the badge and the setup cell for `address`.
 
@@ -64,16 +70,20 @@ def in_text(text: str, old: Address, new: Address) -> str:
 
 
 def rewrite(root: Path, new: Address) -> list[Path]:
-    """Give the course in `root` the address `new`; returns the files that changed. On an error, none has."""
-    old = read_address(root)
-    keys = "".join(f'{key} = "{{}}"\n' for key in Address._fields)
-    pyproject = root / "pyproject.toml"
-    texts = {pyproject: pyproject.read_text(encoding="utf-8").replace(keys.format(*old), keys.format(*new))}
-    for path in (root / "README.md", root / "CITATION.cff"):
-        if path.exists():
-            texts[path] = in_text(path.read_text(encoding="utf-8"), old, new)
+    """Give the course in `root` the address `new`; returns the files that changed. On an error, none has.
+
+    After an interruption, and after pyproject.toml was changed by hand, the next call does what is left.
+    """
+    texts = {}
     for path in sorted(root.glob("notebooks/*.ipynb")):
         texts[path] = in_notebook(path.read_text(encoding="utf-8"), path.name, new)
+    written = written_address(root)
+    for path in (root / "CITATION.cff", root / "README.md"):  # README.md last: it tells what the others still say
+        texts[path] = in_text(path.read_text(encoding="utf-8"), written, new)
+    pyproject = root / "pyproject.toml"
+    keys = "".join(f'{key} = "{{}}"\n' for key in Address._fields)
+    text = pyproject.read_text(encoding="utf-8")
+    texts[pyproject] = text.replace(keys.format(*read_address(root)), keys.format(*new))
     changed = [path for path, text in texts.items() if text != path.read_text(encoding="utf-8")]
     for path in changed:
         path.write_text(texts[path], encoding="utf-8", newline="\n")

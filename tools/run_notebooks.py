@@ -79,16 +79,28 @@ def execute(path: Path) -> None:
     print(f"{path.name}: {len(started)} cells, {time.perf_counter() - start:.0f} s", flush=True)
 
 
-def main(prefixes: list[str]) -> None:
+def selected(prefixes: list[str]) -> list[Path]:
+    """Return the notebooks whose names begin with one of `prefixes`, a number also without its zero; none means all.
+
+    Raises
+    ------
+    SystemExit
+        If there is no notebook for one of the prefixes.
+    """
     paths = sorted(NOTEBOOKS.glob("*.ipynb"))
+    prefixes = [prefix.zfill(2) if prefix.isdigit() else prefix for prefix in prefixes]
     for prefix in prefixes:
         if not any(path.name.startswith(prefix) for path in paths):
             raise SystemExit(f"notebooks/ has no notebook whose name begins with {prefix!r}")
+    return [path for path in paths if path.name.startswith(tuple(prefixes or [""]))]
+
+
+def main(prefixes: list[str]) -> None:
+    paths = selected(prefixes)
     with tempfile.TemporaryDirectory() as scratch:
         use_headless_environment(scratch)
         for path in paths:
-            if path.name.startswith(tuple(prefixes or [""])):
-                execute(path)
+            execute(path)
 
 
 if __name__ == "__main__":

@@ -127,10 +127,10 @@ def install(python, version, stamp):
         if shutil.disk_usage(str(VENV)).free < NEEDED_SPACE:
             sys.exit(DISK_FULL)
         run(VENV_PYTHON, "-I", "-m", "ensurepip", "--default-pip")
-    if sys.platform == "linux" and not shutil.which("nvidia-smi"):
+    if sys.platform == "linux" and not shutil.which("nvidia-smi") and "PIP_EXTRA_INDEX_URL" not in os.environ:
         say(
-            "No NVIDIA GPU here: several GB are saved where pip's PIP_EXTRA_INDEX_URL points at the CPU wheels "
-            "that pytorch.org names."
+            "No NVIDIA GPU here: to save several GB, stop with Ctrl-C, and call again with PIP_EXTRA_INDEX_URL set to "
+            "the address that pytorch.org names for Linux, Pip, CPU."
         )
     try:
         run(VENV_PYTHON, "-I", "-m", "pip", "install", "-r", "requirements.txt", "-c", "constraints.txt")

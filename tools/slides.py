@@ -26,8 +26,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from tools.links import BADGE, SETUP  # noqa: E402
+from tools.run_notebooks import NOTEBOOKS, selected  # noqa: E402
 
-NOTEBOOKS = ROOT / "notebooks"
 SLIDES = ROOT / "build" / "slides"
 TEMPLATE = ROOT / "tools" / "slides"
 SLIDE_TYPES = {"slide", "subslide", "fragment", "skip", "notes", "-"}
@@ -183,16 +183,12 @@ def presentation(path: Path) -> str:
 
 
 def main(prefixes: list[str]) -> None:
-    paths = sorted(NOTEBOOKS.glob("*.ipynb"))
-    for prefix in prefixes:
-        if not any(path.name.startswith(prefix) for path in paths):
-            raise SystemExit(f"notebooks/ has no notebook whose name begins with {prefix!r}")
+    paths = selected(prefixes)
     SLIDES.mkdir(parents=True, exist_ok=True)
     for path in paths:
-        if path.name.startswith(tuple(prefixes or [""])):
-            target = SLIDES / f"{path.stem}.html"
-            target.write_text(presentation(path), encoding="utf-8")
-            print(target.relative_to(ROOT), flush=True)
+        target = SLIDES / f"{path.stem}.html"
+        target.write_text(presentation(path), encoding="utf-8")
+        print(target.relative_to(ROOT), flush=True)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from tools.links import BADGE, SETUP, read_address  # noqa: E402
 PAGES = ROOT / "site"
 SOURCE = ROOT / "build" / "site-source"
 SITE = ROOT / "build" / "site"
+UNFINISHED = ROOT / "build" / "site.part"  # takes the place of the last site when it is complete
 # What the theme leaves out, for those who cannot see the page or use a mouse: each is one of axe-core's rules.
 ACCESSIBLE = (
     ("<pre>", '<pre tabindex="0">'),  # code wider than the window can be scrolled by keys
@@ -90,7 +91,7 @@ def glossary(names: list[str]) -> str:
 
 
 def make_accessible() -> None:
-    for path in SITE.glob("*.html"):
+    for path in UNFINISHED.glob("*.html"):
         text = path.read_text(encoding="utf-8")
         for theme, better in ACCESSIBLE:
             text = text.replace(theme, better)
@@ -98,7 +99,7 @@ def make_accessible() -> None:
 
 
 def main() -> None:
-    for folder in (SOURCE, SITE):
+    for folder in (SOURCE, UNFINISHED):
         shutil.rmtree(folder, ignore_errors=True)
     SOURCE.mkdir(parents=True)
     notebooks = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -114,10 +115,12 @@ def main() -> None:
     (SOURCE / "index.md").write_text(start, encoding="utf-8")
     (SOURCE / "glossary.md").write_text(glossary([path.stem for path in notebooks]), encoding="utf-8")
     command = [sys.executable, "-m", "sphinx", "--quiet", "--fail-on-warning", "--keep-going", "-b", "html"]
-    done = subprocess.run([*command, "-d", str(ROOT / "build" / "site-trees"), str(SOURCE), str(SITE)])
+    done = subprocess.run([*command, "-d", str(ROOT / "build" / "site-trees"), str(SOURCE), str(UNFINISHED)])
     if done.returncode:
         raise SystemExit("The site has the faults named above.")
     make_accessible()
+    shutil.rmtree(SITE, ignore_errors=True)
+    UNFINISHED.rename(SITE)
     print((SITE / "index.html").relative_to(ROOT))
 
 
