@@ -126,6 +126,15 @@ def test_a_zero_shot_classifier_averages_the_prompts_of_each_class(clip):
     )
 
 
+def test_one_text_is_no_list_of_texts_and_nothing_gives_no_vectors(clip):
+    for function in (clip.encode_texts, lambda text: zero_shot_classifier(clip, text)):
+        with pytest.raises(TypeError, match=r"such as \['cat'\]"):
+            function("cat")
+    assert clip.encode_texts([]).shape == clip.encode_images([]).shape == (0, 256)
+    one = zero_shot_classifier(clip, ["cat"], "a drawing of a {}.")
+    torch.testing.assert_close(one, zero_shot_classifier(clip, ["cat"], ["a drawing of a {}."]))
+
+
 def test_the_texts_of_a_classifier_are_encoded_once(clip, monkeypatch):
     seen = []
     monkeypatch.setattr(

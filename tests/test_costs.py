@@ -243,6 +243,30 @@ def test_the_table_of_a_deep_network_has_a_line_for_each_block(name, row):
     assert row in [" ".join(line.split()) for line in lines]
 
 
+def test_a_model_with_hooks_and_tensors_of_its_own_stays_as_it_is():
+    model = nn.Sequential(nn.utils.parametrizations.spectral_norm(nn.Linear(30, 7)), nn.Linear(7, 2))
+    seen = []
+    model[0].register_forward_hook(lambda module, _, output: seen.append(output))
+    model.last = model(torch.zeros(5, 30))  # as models do that keep a result, for a picture or a second loss
+    assert costs(model, (5, 30)).multiply_adds >= 5 * (30 * 7 + 7 * 2)
+    assert [output.device.type for output in seen] == ["cpu"] and model.last.device.type == "cpu"
+    old = nn.utils.spectral_norm(nn.Linear(30, 7))  # it works by a hook before the pass
+    assert costs(old, (5, 30)).multiply_adds >= 5 * 30 * 7
+
+
+def test_products_with_vectors_count_as_those_with_matrices_do():
+    class Product(nn.Module):
+        def __init__(self, *shape: int) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.zeros(*shape))
+
+        def forward(self, x):
+            return x @ self.weight
+
+    assert costs(Product(30), (5, 30)).multiply_adds == costs(Product(30, 1), (5, 30)).multiply_adds == 150
+    assert costs(Product(30), (30,)).multiply_adds == 30
+
+
 def test_grouping_by_one_leaves_the_children_of_the_model():
     grouped = costs(on_meta("resnet18"), IMAGE).grouped(1)
     assert isinstance(grouped, Costs)
@@ -303,6 +327,8 @@ def test_two_layers_of_3_see_as_much_as_one_of_5_and_three_as_one_of_7():
         (lambda: on_meta("alexnet"), "AlexNet ''"),
         (lambda: on_meta("resnet18").layer1, "BasicBlock '0'"),
         (lambda: nn.Sequential(nn.Conv2d(1, 1, 3), nn.AdaptiveAvgPool2d(1)), "AdaptiveAvgPool2d '1'"),
+        (lambda: nn.Sequential(nn.Conv2d(1, 1, 3), nn.AdaptiveMaxPool2d(1)), "AdaptiveMaxPool2d '1'"),
+        (lambda: nn.Sequential(nn.Conv2d(1, 1, 3), nn.ConvTranspose2d(1, 1, 3)), "ConvTranspose2d '1'"),
         (lambda: nn.Sequential(nn.Conv2d(1, 1, (1, 7))), "Conv2d '0'"),
     ],
 )

@@ -256,6 +256,18 @@ def test_a_cache_that_cannot_be_written_is_reported(server, mirrors, tmp_path, m
         data.fetch("file", mirrors)
 
 
+def test_a_cache_that_cannot_be_read_is_reported(cache, monkeypatch):
+    (cache / "file.bin").parent.mkdir(parents=True, exist_ok=True)
+    (cache / "file.bin").write_bytes(b"of another user")
+
+    def refuse(path: Path) -> str:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(data.pooch, "file_hash", refuse)
+    with pytest.raises(data.DownloadError, match=r"file\.bin cannot be read \(Permission denied\)"):
+        data.fetch("file.bin", [], "abc")
+
+
 def test_a_full_disk_is_reported_and_leaves_nothing(server, mirrors, cache):
     server.answers["/first.zip"] = good(CONTENT)
     limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
@@ -389,6 +401,7 @@ BAD_ARCHIVES = {
     "a photograph is damaged": damaged(ARCHIVE, ARCHIVE.index(PHOTOGRAPHS[SAW]) + 99),
     "the compressed data are wrong": damaged(COMPRESSED, COMPRESSED.index(SAW.encode()) + len(SAW)),
     "unknown compression": damaged(ARCHIVE, ARCHIVE.index(b"PK\1\2") + 10),
+    "another compression": COMPRESSED.replace(b"PK\1\2\x14\3\x14\0\0\0\x08", b"PK\1\2\x14\3\x14\0\0\0\x0c", 1),
     "a photograph is missing": zipped({GOLDFISH: PHOTOGRAPHS[GOLDFISH], SAW: PHOTOGRAPHS[SAW]}),
     "another photograph under the name": zipped(PHOTOGRAPHS | {SAW: jpeg(9)}),
     "same size, other content": zipped(PHOTOGRAPHS | {SAW: bytes(len(PHOTOGRAPHS[SAW]))}),
@@ -475,6 +488,14 @@ def test_damaged_photographs_are_fetched_anew_or_reported(server, mirrors, cache
     )
     monkeypatch.delenv("COURSE_OFFLINE")
     data.online.cache_clear()
+    expect_both_photographs(data.MicroImageNet())
+
+
+@pytest.mark.parametrize("make", [Path.touch, lambda path: path.symlink_to("nowhere")])
+def test_what_stands_in_the_place_of_the_photographs_gives_way(server, mirrors, cache, manifest, make):
+    server.answers["/first.zip"] = good(ARCHIVE)
+    cache.mkdir(parents=True, exist_ok=True)
+    make(cache / "MicroImageNet")
     expect_both_photographs(data.MicroImageNet())
 
 
@@ -675,6 +696,14 @@ def test_a_damaged_image_in_a_zip_is_named(manifest, tmp_path, monkeypatch):
         data.MicroImageNet()[1]
 
 
+def test_a_damaged_zip_file_is_no_folder_or_zip_with_photographs(manifest, tmp_path, monkeypatch):
+    path = tmp_path / "photographs.zip"
+    path.write_bytes(ARCHIVE.replace(b"PK\1\2", b"PK\0\0", 1))
+    monkeypatch.setenv("COURSE_DATA", str(path))
+    with pytest.raises(FileNotFoundError, match="is no folder or zip with photographs"):
+        data.MicroImageNet()
+
+
 def test_indices_are_those_of_a_list(manifest, tmp_path, monkeypatch):
     (tmp_path / "photographs.zip").write_bytes(ARCHIVE)
     monkeypatch.setenv("COURSE_DATA", str(tmp_path / "photographs.zip"))
@@ -683,6 +712,8 @@ def test_indices_are_those_of_a_list(manifest, tmp_path, monkeypatch):
     for index in (2, -3):
         with pytest.raises(IndexError):
             dataset[index]
+    with pytest.raises(TypeError):
+        dataset[0:2]
 
 
 def test_a_zip_file_can_be_read_by_the_workers_of_a_data_loader(manifest, tmp_path, monkeypatch):

@@ -80,12 +80,30 @@ def test_image_grid_takes_photographs_and_tensors_of_every_shape(shown):
     assert np.ptp(axes[0].images[0].get_array()[..., 0]) == 0  # photographs are shown as they are
 
 
+@pytest.mark.parametrize("mode", ["P", "CMYK", "RGBA", "L"])
+def test_image_grid_shows_photographs_of_every_mode_as_they_are(shown, mode):
+    gray = Image.linear_gradient("L").point(lambda value: 100 + value // 16)
+    image = gray if mode == "L" else Image.new("RGB", (8, 8), (255, 0, 0)).convert(mode)
+    plotting.image_grid([image], alt="One image.", columns=1)
+    np.testing.assert_array_equal(shown[0]["figure"].axes[0].images[0].get_array(), np.asarray(image.convert("RGB")))
+
+
+def test_what_does_not_fit_together_is_refused(shown):
+    with pytest.raises(ValueError, match="2 images need as many titles, or none; there are 1"):
+        plotting.image_grid([torch.rand(8, 8)] * 2, ["a"])
+    with pytest.raises(ValueError, match=r"'two' have different lengths: \[2, 3\]"):
+        plotting.learning_curves({"two": [[4, 2], [3, 2, 1]]}, "Title", "Error", "Lines.")
+    plt.close("all")
+
+
 def test_prediction_grid_writes_every_guess_and_ticks_the_right_ones(shown):
     images = [Image.new("RGB", (20, 30)), Image.new("RGB", (30, 20))]
     names = [["tabby", "tiger cat"], ["cup", "espresso"]]
     probabilities = torch.tensor([[0.61, 0.2], [0.5, 0.25]])
     plotting.prediction_grid(images, ["cat", "coffee"], names, probabilities, [[True, True], [False, True]])
     check_picture(shown[0])
+    above = [(axis.get_title(loc="left"), axis.images[0].get_size()) for axis in shown[0]["figure"].axes[:2]]
+    assert above == [("cat", (30, 20)), ("coffee", (20, 30))]
     drawn = [text for axis in shown[0]["figure"].axes for text in texts(axis)]
     assert drawn == ["✓ tabby  61%", "✓ tiger cat  20%", "cup  50%", "✓ espresso  25%"]
     assert "coffee: cup, espresso" in shown[0]["text/plain"]
@@ -101,12 +119,16 @@ def test_bars_are_drawn_in_order_with_their_values(shown):
     assert texts(axis) == ["1", "1,000"]
     assert axis.patches[0].get_facecolor() != axis.patches[1].get_facecolor()
     assert axis.yaxis_inverted() and axis.get_xlabel() == "Number"
+    assert shown[0]["figure"].get_suptitle() == "Title"
 
 
 def test_learning_curves_show_each_run_and_their_mean(shown):
     plotting.learning_curves({"one": [3, 2, 1], "two": [[4, 2], [2, 0]]}, "Title", "Error", "Lines.", target=1.5)
     check_picture(shown[0])
-    lines = shown[0]["figure"].axes[0].lines
+    figure = shown[0]["figure"]
+    words = figure.get_suptitle(), figure.axes[0].get_xlabel(), figure.axes[0].get_ylabel()
+    assert words == ("Title", "Epoch", "Error")
+    lines = figure.axes[0].lines
     assert [list(line.get_ydata()) for line in lines] == [[3, 2, 1], [4, 2], [2, 0], [3, 1], [1.5, 1.5]]
     assert list(lines[0].get_xdata()) == [1, 2, 3]
     assert [text.get_text() for text in shown[0]["figure"].axes[0].get_legend().get_texts()] == ["one", "two"]

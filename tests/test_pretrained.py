@@ -186,10 +186,13 @@ def test_weights_whose_hash_is_right_and_whose_content_is_not_are_refused(server
     assert not (tmp_path / "made").exists()
 
 
-def test_a_full_gpu_leaves_the_network_on_the_cpu_and_says_what_to_do(monkeypatch, capsys):
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory."), RuntimeError("CUDA error: out of memory\nCompile with …")]
+)
+def test_a_full_gpu_leaves_the_network_on_the_cpu_and_says_what_to_do(monkeypatch, capsys, error):
     def to(model: torch.nn.Module, device: str) -> torch.nn.Module:
         if device == "cuda":
-            raise torch.OutOfMemoryError("CUDA out of memory.")
+            raise error
         return model
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -218,7 +221,8 @@ def test_predictions_are_the_largest_probabilities_in_order():
 
 def test_batches_and_their_size_do_not_matter():
     classifier = load_classifier("micro_alexnet")
-    images = [Image.new("RGB", (80, 64 + i), (40 * i, 100, 0)) for i in range(5)]
+    images = [Image.new("RGB", (80, 64 + i), (40 * i, 100, 0)) for i in range(4)]
+    images.append(Image.new("RGBA", (80, 70), (0, 100, 0)))
     torch.testing.assert_close(classifier.logits(images, batch_size=2), classifier.logits(images), rtol=1e-4, atol=1e-4)
     assert classifier.logits([]).shape == (0, 200)
     assert classifier.predict([])[0] == []
@@ -296,6 +300,19 @@ def test_prefetch_fetches_and_says_what_is_there(server, monkeypatch, capsys):
     assert prefetch.main([]) == 1  # the server has no photographs
     assert re.search(rf"{SMALL} +5 MB  there", capsys.readouterr().out)
     assert server.downloads(server.path) == 1
+
+
+def test_photographs_that_cannot_be_packed_are_there_all_the_same(tmp_path, monkeypatch, capsys):
+    (tmp_path / "cache" / prefetch.PHOTOGRAPHS).mkdir(parents=True)
+
+    def fill(base: str, *_) -> str:
+        (tmp_path / "cache" / f"{base}.zip").write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(prefetch.shutil, "make_archive", fill)
+    prefetch.pack_photographs()
+    assert "imagen.zip, to serve the photographs to a room, cannot be written (No space left" in capsys.readouterr().out
+    assert [path.name for path in (tmp_path / "cache").iterdir() if path.name != ".lock"] == [prefetch.PHOTOGRAPHS]
 
 
 def test_a_prefetched_cache_can_be_served_to_a_room_by_any_file_server(server, tmp_path, monkeypatch):

@@ -52,7 +52,7 @@ def test_the_error_is_measured_only_where_there_is_something_to_measure_it_on():
 
 
 def test_a_learning_rate_that_is_too_high_is_named_as_the_reason():
-    with pytest.raises(RuntimeError, match="lower learning rate"):
+    with pytest.raises(FloatingPointError, match="lower learning rate"):
         train(network(), rate=1e20, epochs=3)
 
 
@@ -63,6 +63,44 @@ def test_the_error_rate_is_measured_without_dropout_and_leaves_the_mode_as_it_wa
     assert model.training
     assert error_rate(model, x, y.roll(1)) == 1
     assert error_rate(model, x, torch.tensor([0, 1, 2, 3, 4, 0, 0, 0, 0, 0])) == pytest.approx(0.5)
+
+
+def test_there_must_be_one_class_for_each_input():
+    x, y = TRAIN
+    for labels in (y[:, None], y[:1], y[:-1]):
+        with pytest.raises(ValueError, match=r"1297 inputs need as many classes"):
+            error_rate(network(), x, labels)
+        with pytest.raises(ValueError, match=r"1297 inputs need as many classes"):
+            fit(network(), (x, labels), epochs=1, optimizer=torch.optim.SGD(network().parameters(), 0.1))
+
+
+def test_measuring_the_error_leaves_each_part_of_a_model_in_its_mode():
+    model = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), nn.Linear(64, 10)).train()
+    model[1].eval()
+    error_rate(model, *TEST)
+    with pytest.raises(RuntimeError):
+        error_rate(model, torch.zeros(2, 1, 5, 5), torch.zeros(2))
+    assert [module.training for module in model.modules()] == [True, True, False, True]
+
+
+def test_the_loss_is_a_mean_over_all_inputs_measured_in_training_mode():
+    model, seen = network().eval(), []
+
+    def loss(logits, y):
+        seen.append((model.training, len(y)))
+        return 0 * logits.sum() + 1
+
+    history = train(model, epochs=2, batch_size=1000, loss=loss)
+    assert seen == [(True, 1000), (True, 297)] * 2 and history.loss == [1, 1]
+
+
+def test_the_seed_decides_what_dropout_drops():
+    runs = []
+    for noise in (1, 2):
+        model = network()
+        torch.manual_seed(noise)
+        runs.append(train(model, epochs=1))
+    assert runs[0] == runs[1]
 
 
 # Ctrl-C

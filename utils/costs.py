@@ -14,6 +14,7 @@ from torch.utils.flop_counter import flop_registry
 
 from utils.gpu import MIB, text_table
 
+UNFOLLOWED = (nn.Linear, nn.Flatten, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.ConvTranspose2d, nn.Upsample)
 MAX_ROWS = 25  # of a table on a slide; VGG-19 has as many layers
 
 
@@ -89,6 +90,8 @@ class _Ledger(_Shortcut):
         result = super().__torch_dispatch__(operation, types, args, kwargs)
         if count_flops := flop_registry.get(operation.overloadpacket):
             self.running[-1].multiply_adds += count_flops(*args, **(kwargs or {}), out_val=result) // 2
+        elif operation.overloadpacket in (torch.ops.aten.mv, torch.ops.aten.dot):  # which that table lacks
+            self.running[-1].multiply_adds += args[0].numel()
         # The first result is the activation; others are indices of max-pooling or statistics of normalization.
         output = result[0] if isinstance(result, tuple | list) else result
         if isinstance(output, Tensor) and (storage := output.untyped_storage()) not in self.known:
@@ -118,7 +121,8 @@ def costs(model: nn.Module, input_size: tuple[int, ...]) -> Costs:
         If the model cannot run on such an input; it says in which layer, and why.
     """
     memo = {id(t): nn.Parameter(torch.empty_like(t, device="meta"), t.requires_grad) for t in model.parameters()}
-    memo |= {id(t): torch.empty_like(t, device="meta") for t in model.buffers()}
+    kept = [t for module in model.modules() for t in vars(module).values() if isinstance(t, Tensor)]  # as some do
+    memo |= {id(t): torch.empty_like(t, device="meta", requires_grad=False) for t in [*model.buffers(), *kept]}
     model = copy.deepcopy(model, memo)
     state = [*model.parameters(), *model.buffers()]
     dtype = next((t.dtype for t in state if t.is_floating_point()), torch.float32)
@@ -133,7 +137,8 @@ def costs(model: nn.Module, input_size: tuple[int, ...]) -> Costs:
 
     layers = {name: Layer(name, type(module).__name__) for name, module in model.named_modules()}
     for name, module in model.named_modules():
-        module.register_forward_pre_hook(lambda *_, layer=layers[name]: ledger.running.append(layer))
+        module._forward_hooks.clear()  # the caller's, which would see tensors without numbers
+        module.register_forward_pre_hook(lambda *_, layer=layers[name]: ledger.running.append(layer), prepend=True)
         module.register_forward_hook(leave)
     for name, parameter in model.named_parameters():  # shared ones only once
         layers[name.rpartition(".")[0]].parameters += parameter.numel()
@@ -146,7 +151,7 @@ def costs(model: nn.Module, input_size: tuple[int, ...]) -> Costs:
                 module.training = not isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)
             model(images)
     except Exception as error:
-        layer, reason = ledger.running[-1], str(error).partition("\n")[0]
+        layer, reason = ledger.running[-1], str(error).partition("\n")[0] or type(error).__name__
         raise ValueError(f"An input of size {input_size} fails in {layer.kind} {layer.name!r}: {reason}") from None
     return Costs(list(layers.values()), sum(storage.nbytes() for storage in saved - known))
 
@@ -168,7 +173,7 @@ def receptive_field(chain: nn.Module) -> ReceptiveField:
     Raises
     ------
     ValueError
-        If the chain has branches, kernels that are not square, or layers that look at the whole image.
+        If the chain has branches, kernels that are not square, layers that look at the whole image or enlarge it.
     """
     size, stride, offset = 1, 1, 0
     for name, layer in chain.named_modules(remove_duplicate=False):
@@ -182,8 +187,8 @@ def receptive_field(chain: nn.Module) -> ReceptiveField:
             size += (kernel - 1) * dilation * stride
             offset -= {"same": (kernel - 1) * dilation // 2, "valid": 0}.get(padding, padding) * stride
             stride *= step
-        elif isinstance(layer, nn.Linear | nn.Flatten | nn.AdaptiveAvgPool2d) or (
+        elif isinstance(layer, UNFOLLOWED) or (
             any(layer.children()) and type(layer).forward is not nn.Sequential.forward
         ):
-            raise ValueError(f"{where} has branches or sees the whole image. Pass a chain of layers: model.features?")
+            raise ValueError(f"{where} has branches, enlarges or sees the whole image. Pass a chain: model.features?")
     return ReceptiveField(size, stride, offset)

@@ -1,6 +1,7 @@
 """Photographs, digits and class names for the course, and the downloads behind them."""
 
 import csv
+import operator
 import os
 import shutil
 import time
@@ -133,8 +134,12 @@ def _with_course_mirror(name: str, urls: list[str]) -> list[str]:
 
 def _obtain(target: Path, urls: list[str], is_good: Callable, prepare: Callable = Path) -> Path:
     """Return `target`. If it is not good already, it becomes what `prepare` makes of the first good download."""
-    if is_good(target):
-        return target
+    try:
+        if is_good(target):
+            return target
+    except OSError as error:
+        reason = error.strerror or error
+        raise DownloadError(f"{target} cannot be read ({reason}). Make it readable, or set COURSE_CACHE.") from error
     if not online():
         state = "damaged in" if target.exists() else "not in"
         mirror = os.environ.get("COURSE_MIRROR")
@@ -154,6 +159,8 @@ def _obtain(target: Path, urls: list[str], is_good: Callable, prepare: Callable 
                         new = prepare(_download(url, target).replace(Path(folder, target.name)))
                         if not is_good(new):
                             raise DownloadError("other content than expected")
+                        if target.is_symlink() or (target.is_file() and new.is_dir()):
+                            target.unlink()
                         shutil.rmtree(target, ignore_errors=True)  # a folder can replace only an empty one
                         _forget_cut(target)
                         return new.replace(target)
@@ -244,8 +251,12 @@ def _unpack(archive: Path) -> Path:
         for name, (size, sha256) in _manifest().items():
             if (name, size) not in entries:
                 raise DownloadError(f"{name} is missing or has another size")
-            with zip_file.open(entries[name, size]) as file:
-                (folder / name).write_bytes(file.read(size))
+            try:
+                with zip_file.open(entries[name, size]) as file:
+                    content = file.read(size)
+            except OSError as error:  # which zipfile and bz2 raise about some kinds of damage
+                raise DownloadError(f"{name} cannot be unpacked ({error})") from error
+            (folder / name).write_bytes(content)
             if pooch.file_hash(folder / name) != sha256:
                 raise DownloadError(f"{name} has other content")
     return folder
@@ -299,7 +310,8 @@ class MicroImageNet(Dataset):
             source = DATA.parent / Path(source).expanduser()
             files = sorted(source.rglob("*.jpg"))
             if is_zipfile(source):
-                files = [_Zipped(source, entry, PurePosixPath(entry).name) for entry in ZipFile(source).namelist()]
+                with suppress(BadZipFile, OSError), ZipFile(source) as zip_file:
+                    files = [_Zipped(source, entry, PurePosixPath(entry).name) for entry in zip_file.namelist()]
             found = {file.name: file for file in files}
             self.paths = [found[name] for name in _manifest() if name in found and name.split("_")[0] in by_wnid]
             if not self.paths:
@@ -323,6 +335,7 @@ class MicroImageNet(Dataset):
         return len(self.paths)
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        index = operator.index(index)  # a slice is refused here
         path, label = self.paths[index], self.labels[index]
         try:
             with path.open("rb") as file, Image.open(file) as image:

@@ -97,8 +97,9 @@ class Peak:
 def track_memory() -> Iterator[Peak]:
     """Measure how far memory use rises in a block; ``with track_memory() as peak``, and read `peak` after the block.
 
-    On the current GPU: memory of tensors, exact, from PyTorch's allocator. Without a GPU: resident memory of the whole
-    process, read every 2 ms; shorter peaks are missed, and reuse of what the process kept does not count.
+    On the current GPU: what PyTorch's allocator has given to tensors and to the workspace of layers, exact. Without a
+    GPU: resident memory of the whole process, read every 2 ms; shorter peaks are missed, and reuse of what the process
+    kept does not count.
     """
     if torch.cuda.is_available():
         device, period = torch.cuda.current_device(), None  # the allocator keeps the maximum: one look at the end
@@ -143,7 +144,11 @@ def benchmark(function: Callable[[], object], seconds: float = 1.0, min_repeats:
     choice of algorithms. The clock waits for the GPU, whose calls return before their work is done. What
     is not to be timed (making the model, moving it, entering ``inference_mode``) belongs outside.
     """
-    wait = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
+
+    def wait() -> None:
+        if torch.cuda.is_initialized():  # else nothing has been given to a GPU
+            torch.cuda.synchronize()
+
     for least, budget in ((2, seconds / 4), (max(2, min_repeats), seconds)):
         times: list[float] = []
         end = time.perf_counter() + budget

@@ -105,7 +105,14 @@ def image_grid(
         Alternative text; without it, one is made of the titles.
     size : float
         Width of an image in inches; the tallest decides the height of the rows.
+
+    Raises
+    ------
+    ValueError
+        If there are titles, but not one for each image.
     """
+    if titles and len(titles) != len(images):
+        raise ValueError(f"{len(images)} images need as many titles, or none; there are {len(titles)}.")
     images = [_pixels(image) for image in images]
     rows = -(-len(images) // columns)
     lines = max((title.count("\n") + 1 for title in titles), default=0)
@@ -124,8 +131,8 @@ def _pixels(image: Image.Image | Tensor) -> np.ndarray:
     if isinstance(image, Tensor):
         image = image.detach().cpu().float()
         image = image.permute(1, 2, 0).squeeze(-1) if image.ndim == 3 else image
-        image = (image - image.min()) / (image.max() - image.min()).clamp(min=1e-8)
-    return np.asarray(image)
+        return np.asarray((image - image.min()) / (image.max() - image.min()).clamp(min=1e-8))
+    return np.asarray(image.convert("RGB"))  # so that a palette has its colors, and gray is not stretched
 
 
 def prediction_grid(
@@ -201,9 +208,16 @@ def learning_curves(
     """Show one line for each name: a curve, or several (one for each seed) as thin lines around their mean.
 
     The first value belongs to epoch 1. `target` draws a dashed horizontal line.
+
+    Raises
+    ------
+    ValueError
+        If the curves of one name have different lengths, so that they have no mean.
     """
     fig, axis = plt.subplots()
     for i, (name, runs) in enumerate(curves.items()):
+        if len(lengths := {np.size(run) for run in runs}) > 1:
+            raise ValueError(f"The curves of {name!r} have different lengths: {sorted(lengths)}.")
         runs = np.atleast_2d(np.asarray(runs, dtype=float))
         epochs = np.arange(1, runs.shape[1] + 1)
         if len(runs) > 1:

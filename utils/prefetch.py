@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
+from filelock import FileLock
 
-from utils.data import DownloadError, MicroImageNet, cache_dir, online
+from utils.data import LOCK_SECONDS, DownloadError, MicroImageNet, cache_dir, online
 from utils.pretrained import CLIP_WEIGHTS, fetch_clip_weights, fetch_weights, full_weights
 
 PHOTOGRAPHS = "MicroImageNet"
@@ -61,21 +64,15 @@ def obtain(name: str) -> None:
 
 
 def pack_photographs() -> None:
-    """Put the photographs of the cache also into ``imagen.zip`` beside them, for whoever serves the cache to a room.
-
-    Raises
-    ------
-    DownloadError
-        If it cannot be written.
-    """
+    """Put the photographs of the cache also into ``imagen.zip`` beside them, for whoever serves the cache to a room."""
     folder, archive = cache_dir() / PHOTOGRAPHS, cache_dir() / "imagen.zip"
     if not folder.is_dir() or archive.exists():  # no folder: the photographs are those of $COURSE_DATA
         return
     try:
-        shutil.make_archive(str(cache_dir() / "imagen.part"), "zip", folder)
-        (cache_dir() / "imagen.part.zip").replace(archive)
-    except OSError as error:
-        raise DownloadError(f"{archive} cannot be written ({error.strerror or error})") from None
+        with FileLock(cache_dir() / ".lock", LOCK_SECONDS), TemporaryDirectory(prefix=".part-", dir=cache_dir()) as new:
+            Path(shutil.make_archive(f"{new}/imagen", "zip", folder)).replace(archive)
+    except OSError as error:  # filelock's Timeout, too
+        print(f"{archive}, to serve the photographs to a room, cannot be written ({error.strerror or error}).")
 
 
 def main(lectures: list[str]) -> int:

@@ -60,8 +60,8 @@ class Classifier:
         device = next(self.model.parameters()).device
         rows = [torch.empty(0, len(self.categories))]
         for start in range(0, len(images), batch_size):
-            batch = torch.stack([self.transform(image) for image in images[start : start + batch_size]])
-            rows.append(self.model(batch.to(device)).cpu())
+            batch = [self.transform(image.convert("RGB")) for image in images[start : start + batch_size]]
+            rows.append(self.model(torch.stack(batch).to(device)).cpu())
         return torch.cat(rows)
 
     def predict(self, images: Sequence[Image.Image], k: int = 5) -> tuple[list[list[str]], Tensor]:
@@ -182,7 +182,9 @@ def _on_device(model: nn.Module) -> nn.Module:
     if torch.cuda.is_available():
         try:
             return model.to("cuda")
-        except torch.OutOfMemoryError:
+        except RuntimeError as error:  # the allocator's, or the driver's, which may not even have room to begin
+            if "out of memory" not in str(error):
+                raise
             print("The GPU is full, so this network stays on the CPU. To make room, shut down the kernels of notebooks")
             print(
                 "that you no longer need (in JupyterLab: the square in a circle on the left), and run this cell again."
@@ -230,7 +232,7 @@ class Clip:
     @torch.inference_mode()
     def encode_images(self, images: Sequence[Image.Image], batch_size: int = 32) -> Tensor:
         """Return the unit vectors of `images`, ``(len(images), embedding size)``, on the CPU."""
-        rows = []
+        rows = [torch.empty(0, self.model.text_projection.shape[1])]
         for start in range(0, len(images), batch_size):
             batch = torch.stack([self.transform(image) for image in images[start : start + batch_size]])
             rows.append(self.model.encode_image(batch.to(self._device), normalize=True).cpu())
@@ -242,9 +244,18 @@ class Clip:
 
         Short texts are encoded beside short ones, each batch as far as its longest text reaches; that gives what
         the padded texts give, in less time. A progress bar shows where there are several batches.
+
+        Raises
+        ------
+        TypeError
+            If `texts` is a single text, whose letters would be taken for texts.
         """
         from zoo.clip import encode_text
 
+        if isinstance(texts, str):
+            raise TypeError(f"A list of texts is needed, such as [{texts!r}].")
+        if not texts:
+            return torch.empty(0, self.model.text_projection.shape[1])
         tokens = self.tokenizer(list(texts))
         rows = torch.empty(len(texts), self.model.text_projection.shape[1])
         batches = tokens.argmax(dim=1).argsort(stable=True).split(batch_size)
@@ -321,7 +332,7 @@ def _clip_ready(model: nn.Module, *rest) -> Clip:
 def zero_shot_classifier(
     clip: Clip,
     names: Sequence[str],
-    templates: Sequence[str | Callable[[str], str]] = ("a photo of a {}.",),
+    templates: str | Sequence[str | Callable[[str], str]] = "a photo of a {}.",
     batch_size: int = 128,
 ) -> Tensor:
     """Turn names of classes into the weights of a linear classifier, without an image (Radford et al., 2021, 3.1).
@@ -331,7 +342,7 @@ def zero_shot_classifier(
     names : sequence of str
         One name for each class.
     templates : sequence of str or callable
-        Prompts around a name: texts with ``{}`` in its place, or functions such as those of
+        Prompts, or one, around a name: texts with ``{}`` in its place, or functions such as those of
         ``open_clip.OPENAI_IMAGENET_TEMPLATES``. The embeddings of all prompts of a class are averaged.
 
     Returns
@@ -339,7 +350,15 @@ def zero_shot_classifier(
     Tensor
         ``(len(names), embedding size)``, unit vectors. The class of an image is the row with the largest product
         with the vector of the image; every text is encoded once, however many images follow.
+
+    Raises
+    ------
+    TypeError
+        If `names` is a single name, whose letters would be taken for names.
     """
+    if isinstance(names, str):
+        raise TypeError(f"A list of names is needed, such as [{names!r}].")
+    templates = [templates] if isinstance(templates, str) else templates
     texts = [
         template(name) if callable(template) else template.format(name) for name in names for template in templates
     ]

@@ -23,14 +23,27 @@ class History:
     error: list[float] = field(default_factory=list)
 
 
-@torch.inference_mode()
+@torch.no_grad()  # inference mode would spoil for training what a model keeps of this pass
 def error_rate(model: nn.Module, x: Tensor, y: Tensor) -> float:
-    """Return the share of inputs `x` ``(N, …)`` whose largest logit is not that of class `y` ``(N,)``, from 0 to 1."""
-    training = model.training
-    model.eval()
-    wrong = (model(x).argmax(1) != y).float().mean().item()
-    model.train(training)
-    return wrong
+    """Return the share of inputs `x` ``(N, …)`` whose largest logit is not that of class `y` ``(N,)``, from 0 to 1.
+
+    Raises
+    ------
+    ValueError
+        If there is not one class for each input.
+    """
+    _check(x, y)
+    modes = {module: module.training for module in model.modules()}
+    try:
+        return (model.eval()(x).argmax(1) != y).float().mean().item()
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def _check(x: Tensor, y: Tensor) -> None:
+    if y.shape != (len(x),) or not len(x):
+        raise ValueError(f"{len(x)} inputs need as many classes, at least one; these have the shape {tuple(y.shape)}.")
 
 
 def fit(
@@ -70,10 +83,13 @@ def fit(
 
     Raises
     ------
-    RuntimeError
+    FloatingPointError
         If the loss is no longer a number: the learning rate is too high.
+    ValueError
+        If there is not one class for each input.
     """
     x, y = train
+    _check(x, y)
     torch.manual_seed(seed)
     order = torch.Generator().manual_seed(seed)
     history = History()
@@ -87,7 +103,7 @@ def fit(
             optimizer.step()
             total += value.item() * len(batch)
         if total != total:
-            raise RuntimeError(f"The loss became NaN in epoch {epoch + 1}. Try a lower learning rate.")
+            raise FloatingPointError(f"The loss became NaN in epoch {epoch + 1}. Try a lower learning rate.")
         history.loss.append(total / len(x))
         if test is not None:
             history.error.append(error_rate(model, *test))
