@@ -131,6 +131,7 @@ def test_one_text_is_no_list_of_texts_and_nothing_gives_no_vectors(clip):
         with pytest.raises(TypeError, match=r"such as \['cat'\]"):
             function("cat")
     assert clip.encode_texts([]).shape == clip.encode_images([]).shape == (0, 256)
+    assert zero_shot_classifier(clip, []).shape == (0, 256)
     one = zero_shot_classifier(clip, ["cat"], "a drawing of a {}.")
     torch.testing.assert_close(one, zero_shot_classifier(clip, ["cat"], ["a drawing of a {}."]))
 

@@ -12,7 +12,7 @@ import sys
 import time
 import zlib
 from pathlib import Path
-from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile, ZipInfo
+from zipfile import ZIP_DEFLATED, ZIP_LZMA, ZIP_STORED, ZipFile, ZipInfo
 
 import numpy as np
 import psutil
@@ -388,8 +388,8 @@ def bomb() -> bytes:
     return archive.getvalue()
 
 
-def damaged(archive: bytes, offset: int) -> bytes:
-    return archive[:offset] + b"\xff" * 8 + archive[offset + 8 :]
+def damaged(archive: bytes, offset: int, by: bytes = b"\xff" * 8) -> bytes:
+    return archive[:offset] + by + archive[offset + len(by) :]
 
 
 COMPRESSED = zipped(PHOTOGRAPHS, ZIP_DEFLATED)
@@ -401,7 +401,8 @@ BAD_ARCHIVES = {
     "a photograph is damaged": damaged(ARCHIVE, ARCHIVE.index(PHOTOGRAPHS[SAW]) + 99),
     "the compressed data are wrong": damaged(COMPRESSED, COMPRESSED.index(SAW.encode()) + len(SAW)),
     "unknown compression": damaged(ARCHIVE, ARCHIVE.index(b"PK\1\2") + 10),
-    "another compression": COMPRESSED.replace(b"PK\1\2\x14\3\x14\0\0\0\x08", b"PK\1\2\x14\3\x14\0\0\0\x0c", 1),
+    "another compression": damaged(COMPRESSED, COMPRESSED.index(b"PK\1\2") + 10, b"\x0c"),  # bzip2
+    "LZMA data are wrong": damaged(zipped(PHOTOGRAPHS, ZIP_LZMA), 30 + len(PERSON) + 20),
     "a photograph is missing": zipped({GOLDFISH: PHOTOGRAPHS[GOLDFISH], SAW: PHOTOGRAPHS[SAW]}),
     "another photograph under the name": zipped(PHOTOGRAPHS | {SAW: jpeg(9)}),
     "same size, other content": zipped(PHOTOGRAPHS | {SAW: bytes(len(PHOTOGRAPHS[SAW]))}),

@@ -63,6 +63,25 @@ def test_an_address_that_was_changed_by_hand_reaches_all_files(course: Path):
     assert links.rewrite(course, NEW) == []
 
 
+@pytest.mark.parametrize("again", [NEW, None])
+@pytest.mark.parametrize("after", [1, 5, 13, 14])
+def test_after_an_interruption_the_next_call_does_what_is_left(course: Path, monkeypatch, after: int, again):
+    write, written = Path.write_text, []
+
+    def write_some(path: Path, *arguments, **options) -> None:
+        if len(written) == after:
+            raise KeyboardInterrupt
+        written.append(path)
+        write(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "write_text", write_some)
+    with pytest.raises(KeyboardInterrupt):
+        links.rewrite(course, NEW)
+    monkeypatch.undo()
+    links.rewrite(course, again or links.read_address(course))
+    assert [path.name for path, text in contents(course).items() if OLD.repository.encode() in text] == []
+
+
 def notebook(*sources: str) -> str:
     """A notebook file with things that a careless rewriting would change."""
     odd = {"cell_type": "markdown", "metadata": {"ü": 1e-07}}
@@ -93,6 +112,9 @@ def test_in_texts_the_revision_changes_with_the_repository_and_nowhere_else(revi
     text = "github.com/a/b/blob/main/x github.com/a/b/tree/main) gh/a/b/main?x github.com/a/b, main, a/b/mainly"
     new = "github.com/c/d/blob/v2/x github.com/c/d/tree/v2) gh/c/d/v2?x github.com/c/d, main, c/d/mainly"
     assert links.in_text(text, old, links.Address("c/d", revision)) == new.replace("v2", revision)
+    for longer in ("a/b-2026", "my-a/b"):  # names that contain the old one
+        once = links.in_text(text, old, links.Address(longer, revision))
+        assert once == new.replace("v2", revision).replace("c/d", longer)
 
 
 def command(course: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -93,7 +93,7 @@ def test_what_does_not_fit_together_is_refused(shown):
         plotting.image_grid([torch.rand(8, 8)] * 2, ["a"])
     with pytest.raises(ValueError, match=r"'two' have different lengths: \[2, 3\]"):
         plotting.learning_curves({"two": [[4, 2], [3, 2, 1]]}, "Title", "Error", "Lines.")
-    plt.close("all")
+    assert not plt.get_fignums()
 
 
 def test_prediction_grid_writes_every_guess_and_ticks_the_right_ones(shown):

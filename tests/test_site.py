@@ -18,12 +18,16 @@ from notebooks import NOTEBOOKS, ROOT
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    """Build the site of a copy of the course, and return its folder."""
+    """Build the site of a copy of the course in place of an older one, and return its folder."""
     course = tmp_path_factory.mktemp("course")
+    old = course / "build" / "site" / "old.html"
+    old.parent.mkdir(parents=True)
+    old.touch()
     for name in ("notebooks", "site", "tools", "pyproject.toml"):
         (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, course / name)
     done = subprocess.run([sys.executable, "tools/website.py"], cwd=course, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+    assert not old.exists()
     return course / "build" / "site"
 
 
@@ -165,13 +169,17 @@ def test_axe_notices_barriers(site):
     assert "image-alt: <img" in faults and "color-contrast: <p style" in faults
 
 
-def test_a_broken_link_stops_the_build(tmp_path):
+def test_a_broken_link_stops_the_build_and_leaves_the_last_site(tmp_path):
     for name in ("site", "tools", "pyproject.toml"):
         (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, tmp_path / name)
     (tmp_path / "notebooks").mkdir()
+    last = tmp_path / "build" / "site" / "index.html"
+    last.parent.mkdir(parents=True)
+    last.write_text("the last site")
     notebook = nbformat.read(NOTEBOOKS[0], 4)
     notebook.cells = notebook.cells[:3]
     notebook.cells[2] = nbformat.v4.new_markdown_cell("[next](02_nowhere.ipynb)")
     nbformat.write(notebook, tmp_path / "notebooks" / NOTEBOOKS[0].name)
     done = subprocess.run([sys.executable, "tools/website.py"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode != 0 and "02_nowhere" in done.stderr
+    assert last.read_text() == "the last site"

@@ -234,6 +234,13 @@ def test_data_that_is_damaged_or_incomplete_is_named(tiny, tmp_path):
     archive.write_bytes(content)
     with pytest.raises(ValueError, match=r"wnids\.txt in .*tiny\.zip is damaged"):
         load_tiny_imagenet(archive)
+    broken = shutil.copytree(tiny, tmp_path / "broken")
+    (broken / "val" / "images" / "val_7.JPEG").write_bytes(b"no image")
+    with pytest.raises(ValueError, match=r"val_7\.JPEG in .*broken is damaged or has no label"):
+        load_tiny_imagenet(broken)
+    (broken / "val" / "val_annotations.txt").write_text("")
+    with pytest.raises(ValueError, match=r"val_0\.JPEG in .*broken is damaged or has no label"):
+        load_tiny_imagenet(broken)
     with pytest.raises(SystemExit, match="holds 200 of the 10,000 images of val"):
         tiny_imagenet.load_for_command(tiny, ("val",))
 
@@ -335,11 +342,11 @@ def test_training_improves_resumes_and_repeats_itself(tiny, tmp_path):
     before = checkpoint.read_bytes()
     fewer = data | {"train": tuple(tensor[:350] for tensor in data["train"])}
     for other_recipe, build, other_data, says in (
-        (replace(recipe, learning_rate=2e-3), AlexNet, data, "has other recipe"),
-        (recipe, partial(AlexNet, dropout=0.5), data, "has other network"),
-        (recipe, AlexNet, fewer, "has other images"),
+        (replace(recipe, learning_rate=2e-3), AlexNet, data, "recipe"),
+        (recipe, partial(AlexNet, dropout=0.5), data, "network"),
+        (recipe, AlexNet, fewer, "images"),
     ):
-        with pytest.raises(ValueError, match=rf"b\.ckpt {says}: delete it"):
+        with pytest.raises(ValueError, match=rf"b\.ckpt is of another training \({says}\): delete it"):
             train(fabric, "alexnet", build, other_data, other_recipe, checkpoint)
     assert checkpoint.read_bytes() == before
     os.truncate(checkpoint, 1000)

@@ -42,7 +42,10 @@ def read_address(root: Path) -> Address:
 def written_address(root: Path) -> Address:
     """The address in the README.md of `root`, as the links of its table give it."""
     text = (root / "README.md").read_text(encoding="utf-8")
-    return Address(*re.search(r"/github/([\w.-]+/[\w.-]+)/blob/(.+?)/notebooks/", text).groups())
+    badge = re.search(r"/github/([\w.-]+/[\w.-]+)/blob/(.+?)/notebooks/", text)
+    if not badge:
+        raise SystemExit("README.md has no link to Colab, which would tell the old address.")
+    return Address(*badge.groups())
 
 
 def in_notebook(text: str, name: str, address: Address) -> str:
@@ -65,8 +68,9 @@ def in_notebook(text: str, name: str, address: Address) -> str:
 
 def in_text(text: str, old: Address, new: Address) -> str:
     """Text with every mention of the repository, and of the revision right behind it, replaced."""
-    revision = rf"{re.escape(old.repository)}(/|/blob/|/tree/){re.escape(old.revision)}\b"
-    return re.sub(revision, rf"{new.repository}\g<1>{new.revision}", text).replace(old.repository, new.repository)
+    repository, revision = map(re.escape, old)
+    mention = rf"(?<![\w.-]){repository}(?![\w-])(?:(/|/blob/|/tree/){revision}\b)?"
+    return re.sub(mention, lambda found: new.repository + (found[1] + new.revision if found[1] else ""), text)
 
 
 def rewrite(root: Path, new: Address) -> list[Path]:
@@ -74,16 +78,16 @@ def rewrite(root: Path, new: Address) -> list[Path]:
 
     After an interruption, and after pyproject.toml was changed by hand, the next call does what is left.
     """
-    texts = {}
+    pyproject = root / "pyproject.toml"
+    keys = "".join(f'{key} = "{{}}"\n' for key in Address._fields)
+    text = pyproject.read_text(encoding="utf-8")
+    texts = {pyproject: text.replace(keys.format(*read_address(root)), keys.format(*new))}
     for path in sorted(root.glob("notebooks/*.ipynb")):
         texts[path] = in_notebook(path.read_text(encoding="utf-8"), path.name, new)
     written = written_address(root)
     for path in (root / "CITATION.cff", root / "README.md"):  # README.md last: it tells what the others still say
-        texts[path] = in_text(path.read_text(encoding="utf-8"), written, new)
-    pyproject = root / "pyproject.toml"
-    keys = "".join(f'{key} = "{{}}"\n' for key in Address._fields)
-    text = pyproject.read_text(encoding="utf-8")
-    texts[pyproject] = text.replace(keys.format(*read_address(root)), keys.format(*new))
+        if path.exists():
+            texts[path] = in_text(path.read_text(encoding="utf-8"), written, new)
     changed = [path for path, text in texts.items() if text != path.read_text(encoding="utf-8")]
     for path in changed:
         path.write_text(texts[path], encoding="utf-8", newline="\n")

@@ -129,8 +129,9 @@ def install(python, version, stamp):
         run(VENV_PYTHON, "-I", "-m", "ensurepip", "--default-pip")
     if sys.platform == "linux" and not shutil.which("nvidia-smi") and "PIP_EXTRA_INDEX_URL" not in os.environ:
         say(
-            "No NVIDIA GPU here: to save several GB, stop with Ctrl-C, and call again with PIP_EXTRA_INDEX_URL set to "
-            "the address that pytorch.org names for Linux, Pip, CPU."
+            "No NVIDIA GPU here. Unless pip's settings already name the CPU wheels, several GB are saved if you stop "
+            "with Ctrl-C, and call again with PIP_EXTRA_INDEX_URL set to the address that pytorch.org names for "
+            "Linux, Pip, CPU."
         )
     try:
         run(VENV_PYTHON, "-I", "-m", "pip", "install", "-r", "requirements.txt", "-c", "constraints.txt")

@@ -119,8 +119,12 @@ def main() -> None:
     if done.returncode:
         raise SystemExit("The site has the faults named above.")
     make_accessible()
-    shutil.rmtree(SITE, ignore_errors=True)
+    old = SITE.with_name("site.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if SITE.exists():
+        SITE.rename(old)  # which fails, and leaves it whole, where a program holds one of its files
     UNFINISHED.rename(SITE)
+    shutil.rmtree(old, ignore_errors=True)
     print((SITE / "index.html").relative_to(ROOT))
 
 

@@ -118,7 +118,7 @@ def fetch(name: str, urls: list[str], sha256: str | None = None) -> Path:
     Raises
     ------
     DownloadError
-        If there is no network, no server gives the right file, or the cache cannot be written.
+        If there is no network, no server gives the right file, or the cache cannot be read or written.
     """
 
     def is_good(path: Path) -> bool:
@@ -254,7 +254,7 @@ def _unpack(archive: Path) -> Path:
             try:
                 with zip_file.open(entries[name, size]) as file:
                     content = file.read(size)
-            except OSError as error:  # which zipfile and bz2 raise about some kinds of damage
+            except Exception as error:  # each method of compression has errors of its own
                 raise DownloadError(f"{name} cannot be unpacked ({error})") from error
             (folder / name).write_bytes(content)
             if pooch.file_hash(folder / name) != sha256:

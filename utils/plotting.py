@@ -214,10 +214,11 @@ def learning_curves(
     ValueError
         If the curves of one name have different lengths, so that they have no mean.
     """
-    fig, axis = plt.subplots()
-    for i, (name, runs) in enumerate(curves.items()):
+    for name, runs in curves.items():
         if len(lengths := {np.size(run) for run in runs}) > 1:
             raise ValueError(f"The curves of {name!r} have different lengths: {sorted(lengths)}.")
+    fig, axis = plt.subplots()
+    for i, (name, runs) in enumerate(curves.items()):
         runs = np.atleast_2d(np.asarray(runs, dtype=float))
         epochs = np.arange(1, runs.shape[1] + 1)
         if len(runs) > 1:

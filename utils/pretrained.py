@@ -362,5 +362,6 @@ def zero_shot_classifier(
     texts = [
         template(name) if callable(template) else template.format(name) for name in names for template in templates
     ]
-    vectors = clip.encode_texts(texts, batch_size).view(len(names), len(templates), -1)
+    vectors = clip.encode_texts(texts, batch_size)
+    vectors = vectors.view(len(names), len(templates), vectors.shape[1])
     return F.normalize(vectors.mean(dim=1), dim=1)

@@ -40,7 +40,7 @@ from zoo.ladder import Ladder, road
 from zoo.resnet import ResNet, plain
 from zoo.tables import write_csv
 from zoo.tiny_imagenet import load_for_command
-from zoo.train import CHECKPOINTS, Recipe, launch, train
+from zoo.train import CHECKPOINTS, CheckpointError, Recipe, launch, train
 from zoo.vit import ViT
 
 RESULTS = WEIGHTS.parent / "experiments"
@@ -158,7 +158,7 @@ def main() -> None:
     for name in arguments.names:
         try:
             record(fabric, name, EXPERIMENTS[name](), tiny_imagenet, RESULTS, CHECKPOINTS)
-        except ValueError as error:
+        except CheckpointError as error:
             sys.exit(str(error))
 
 

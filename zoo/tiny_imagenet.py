@@ -6,7 +6,6 @@ import io
 import platform
 import sys
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -48,7 +47,7 @@ def _files(source: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
 def _read(archive: zipfile.ZipFile, name: str) -> bytes:
     try:
         return archive.read(name)
-    except (zipfile.BadZipFile, zlib.error, EOFError):
+    except Exception:  # each method of compression has errors of its own
         raise ValueError(f"{name} in {archive.filename} is damaged: download that file again.") from None
 
 
@@ -77,7 +76,7 @@ def load_tiny_imagenet(
     FileNotFoundError
         If `source` does not exist or holds no Tiny-ImageNet, or nothing of a split.
     ValueError
-        If a zip file is damaged; it says which.
+        If a zip file or an image is damaged, or an image has no label; it says which.
     """
     source = Path(source).expanduser()
     wnids: list[str] = []
@@ -105,8 +104,11 @@ def load_tiny_imagenet(
         images = np.empty((len(files), 3, 64, 64), dtype=np.uint8)
         labels = np.empty(len(files), dtype=np.int64)
         for i, (name, content) in enumerate(tqdm(files, desc=f"reading {split}", leave=False)):
-            images[i] = np.asarray(Image.open(io.BytesIO(content)).convert("RGB")).transpose(2, 0, 1)
-            labels[i] = label[annotations[name] if split == "val" else name.split("_")[0]]
+            try:
+                images[i] = np.asarray(Image.open(io.BytesIO(content)).convert("RGB")).transpose(2, 0, 1)
+                labels[i] = label[annotations[name] if split == "val" else name.split("_")[0]]
+            except (OSError, ValueError, KeyError) as error:
+                raise ValueError(f"{name} in {source} is damaged or has no label ({error}).") from None
         data[split] = torch.from_numpy(images), torch.from_numpy(labels)
     return data
 
@@ -119,7 +121,9 @@ def load_for_command(source: Path, splits: Sequence[str] = ("train", "val")) -> 
         sys.exit(str(error))
     for split in splits:
         if (found := len(data[split][0])) != IMAGES[split]:
-            sys.exit(f"{source} holds {found:,} of the {IMAGES[split]:,} images of {split}: is a part of it missing?")
+            sys.exit(
+                f"{source} holds {found:,} of the {IMAGES[split]:,} images of {split}: is a part missing, or there twice?"
+            )
     return data
 
 

@@ -119,13 +119,17 @@ def learning_rate_at(epoch: float, recipe: Recipe) -> float:
     return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
 
 
+class CheckpointError(ValueError):
+    """A checkpoint cannot be used; the message says which, why, and what to do."""
+
+
 def resume(fabric: Fabric, name: str, checkpoint: Path | None, state: dict) -> None:
     """Load `state` from the checkpoint, if it is there.
 
     Raises
     ------
-    ValueError
-        If the checkpoint cannot be read, or is of another recipe, network or number of images.
+    CheckpointError
+        If it cannot be read, or is of another recipe, network or number of images.
     """
     if checkpoint is None or not checkpoint.exists():
         return
@@ -133,9 +137,10 @@ def resume(fabric: Fabric, name: str, checkpoint: Path | None, state: dict) -> N
         saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
         differs = [key for key in ("recipe", "network", "images") if saved[key] != state[key]]
     except (RuntimeError, EOFError, KeyError, pickle.UnpicklingError):
-        raise ValueError(f"{checkpoint} cannot be read: delete it to train {name} anew.") from None
+        raise CheckpointError(f"{checkpoint} cannot be read: delete it to train {name} anew.") from None
     if differs:
-        raise ValueError(f"{checkpoint} has other {' and '.join(differs)}: delete it to train {name} anew.")
+        differing = " and ".join(differs)
+        raise CheckpointError(f"{checkpoint} is of another training ({differing}): delete it to train {name} anew.")
     fabric.load(checkpoint, state, weights_only=True)
     done = len(state["history"])
     finished = f"trained already; to train it anew, delete {checkpoint}"
@@ -167,8 +172,8 @@ def train(
 
     Raises
     ------
-    ValueError
-        If the checkpoint is of another training.
+    CheckpointError
+        If the checkpoint is damaged or of another training.
     """
     torch.manual_seed(recipe.seed)
     model = build().to(memory_format=torch.channels_last)
@@ -283,7 +288,7 @@ def main() -> None:
         recipe = Recipe(ZOO[name].optimizer, ZOO[name].learning_rate)
         try:
             weights, history = train(fabric, name, partial(create, name), data, recipe, CHECKPOINTS / f"{name}.ckpt")
-        except ValueError as error:
+        except CheckpointError as error:
             sys.exit(str(error))
         if fabric.global_rank == 0:
             about = {
