@@ -121,9 +121,8 @@ def load_for_command(source: Path, splits: Sequence[str] = ("train", "val")) -> 
         sys.exit(str(error))
     for split in splits:
         if (found := len(data[split][0])) != IMAGES[split]:
-            sys.exit(
-                f"{source} holds {found:,} of the {IMAGES[split]:,} images of {split}: is a part missing, or there twice?"
-            )
+            wanted = f"{IMAGES[split]:,} images of {split}"
+            sys.exit(f"{source} holds {found:,} of the {wanted}: is a part missing, or there twice?")
     return data
 
 
