@@ -98,11 +98,13 @@ def cut(picture: bytes) -> list[bytes]:
     """
     image = Image.open(io.BytesIO(picture))
     height = image.height
+    if height <= PICTURE_HEIGHT:
+        return [picture]
     blank = np.flatnonzero(np.asarray(image.convert("L")).min(axis=1) > 240)
     for count in range(-(-height // PICTURE_HEIGHT), 5):
         ideal = np.arange(1, count) * height / count
         rows = [int(blank[np.abs(blank - row).argmin()]) for row in ideal] if blank.size else []
-        if count > 1 and rows and np.abs(np.array(rows) - ideal).max() < height / 20:
+        if rows and np.abs(np.array(rows) - ideal).max() < height / 20:
             return [save(image, top, bottom) for top, bottom in zip([0, *rows], [*rows, height], strict=True)]
     return [picture]
 

@@ -227,7 +227,11 @@ def learning_curves(
     if target is not None:
         axis.axhline(target, color="black", linestyle="--", linewidth=1.5)
     axis.set(xlabel=xlabel, ylabel=ylabel)
-    axis.legend()
+    if len(curves) > 3:  # the legend gets room above the curves
+        axis.set_ylim(top=1.3 * axis.get_ylim()[1])
+        axis.legend(loc="upper right", ncols=2)
+    else:
+        axis.legend()
     _set_title(fig, title)
     show(fig, alt)
 
@@ -247,8 +251,9 @@ def cost_chart(
     fig, axis = plt.subplots(figsize=(9, 5.5))
     areas = 1500 * np.asarray(parameters, dtype=float) / max(parameters)
     axis.scatter(multiply_adds, accuracies, s=areas, color=BLUE, alpha=0.5)
-    for name, x, y in zip(names, multiply_adds, accuracies, strict=True):
-        axis.annotate(name, (x, y), ha="center", va="center", fontsize=11)
+    for name, x, y, area in zip(names, multiply_adds, accuracies, areas, strict=True):
+        above = {"xytext": (0, area**0.5 / 2 + 2), "textcoords": "offset points"}
+        axis.annotate(name, (x, y), **above, ha="center", fontsize=13)
     axis.set_xscale("log")
     axis.margins(0.12)
     axis.set(xlabel="Multiply-adds of one forward pass", ylabel="Top-1 accuracy in percent")
