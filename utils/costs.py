@@ -123,9 +123,8 @@ def costs(model: nn.Module, input_size: tuple[int, ...]) -> Costs:
     memo = {id(t): nn.Parameter(torch.empty_like(t, device="meta"), t.requires_grad) for t in model.parameters()}
     kept = [t for module in model.modules() for t in vars(module).values() if isinstance(t, Tensor)]  # as some do
     memo |= {id(t): torch.empty_like(t, device="meta", requires_grad=False) for t in [*model.buffers(), *kept]}
+    state = list(memo.values())
     model = copy.deepcopy(model, memo)
-    kept = [t for module in model.modules() for t in vars(module).values() if isinstance(t, Tensor)]
-    state = [*model.parameters(), *model.buffers(), *kept]
     dtype = next((t.dtype for t in state if t.is_floating_point()), torch.float32)
     images = torch.empty(input_size, dtype=dtype, device="meta")
     known, saved = {t.untyped_storage() for t in state}, set()

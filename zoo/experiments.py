@@ -22,7 +22,6 @@ ladder
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -40,7 +39,7 @@ from zoo.ladder import Ladder, road
 from zoo.resnet import ResNet, plain
 from zoo.tables import write_csv
 from zoo.tiny_imagenet import load_for_command
-from zoo.train import CHECKPOINTS, CheckpointError, Recipe, launch, train
+from zoo.train import CHECKPOINTS, Recipe, launch, train
 from zoo.vit import ViT
 
 RESULTS = WEIGHTS.parent / "experiments"
@@ -156,10 +155,7 @@ def main() -> None:
     fabric = launch()
     tiny_imagenet = load_for_command(arguments.data)
     for name in arguments.names:
-        try:
-            record(fabric, name, EXPERIMENTS[name](), tiny_imagenet, RESULTS, CHECKPOINTS)
-        except CheckpointError as error:
-            sys.exit(str(error))
+        record(fabric, name, EXPERIMENTS[name](), tiny_imagenet, RESULTS, CHECKPOINTS)
 
 
 if __name__ == "__main__":

@@ -119,17 +119,13 @@ def learning_rate_at(epoch: float, recipe: Recipe) -> float:
     return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
 
 
-class CheckpointError(ValueError):
-    """A checkpoint cannot be used; the message says which, why, and what to do."""
-
-
 def resume(fabric: Fabric, name: str, checkpoint: Path | None, state: dict) -> None:
     """Load `state` from the checkpoint, if it is there.
 
     Raises
     ------
-    CheckpointError
-        If it cannot be read, or is of another recipe, network or number of images.
+    SystemExit
+        If it cannot be read, or is of another recipe, network or number of images; says so, and what to do.
     """
     if checkpoint is None or not checkpoint.exists():
         return
@@ -137,10 +133,9 @@ def resume(fabric: Fabric, name: str, checkpoint: Path | None, state: dict) -> N
         saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
         differs = [key for key in ("recipe", "network", "images") if saved[key] != state[key]]
     except (RuntimeError, EOFError, KeyError, pickle.UnpicklingError):
-        raise CheckpointError(f"{checkpoint} cannot be read: delete it to train {name} anew.") from None
+        sys.exit(f"{checkpoint} cannot be read: delete it to train {name} anew.")
     if differs:
-        differing = " and ".join(differs)
-        raise CheckpointError(f"{checkpoint} is of another training ({differing}): delete it to train {name} anew.")
+        sys.exit(f"{checkpoint} is of another training ({' and '.join(differs)}): delete it to train {name} anew.")
     fabric.load(checkpoint, state, weights_only=True)
     done = len(state["history"])
     finished = f"trained already; to train it anew, delete {checkpoint}"
@@ -172,7 +167,7 @@ def train(
 
     Raises
     ------
-    CheckpointError
+    SystemExit
         If the checkpoint is damaged or of another training.
     """
     torch.manual_seed(recipe.seed)
@@ -286,10 +281,7 @@ def main() -> None:
             run_grid(fabric, name, data)
             continue
         recipe = Recipe(ZOO[name].optimizer, ZOO[name].learning_rate)
-        try:
-            weights, history = train(fabric, name, partial(create, name), data, recipe, CHECKPOINTS / f"{name}.ckpt")
-        except CheckpointError as error:
-            sys.exit(str(error))
+        weights, history = train(fabric, name, partial(create, name), data, recipe, CHECKPOINTS / f"{name}.ckpt")
         if fabric.global_rank == 0:
             about = {
                 "wnids": data["wnids"],

@@ -37,16 +37,7 @@ from zoo import WEIGHTS
 from zoo.clip import MERGES, NAME, TEMPLATES, definition_of, encode_text, held_out, load, names_of, tokenizer
 from zoo.tables import read_csv, write_csv
 from zoo.tiny_imagenet import device_name, load_for_command, normalize
-from zoo.train import (
-    CHECKPOINTS,
-    CheckpointError,
-    Recipe,
-    augment,
-    build_optimizer,
-    launch,
-    learning_rate_at,
-    resume,
-)
+from zoo.train import CHECKPOINTS, Recipe, augment, build_optimizer, launch, learning_rate_at, resume
 
 RECIPE = Recipe("adamw", 1e-3, epochs=10, small_epochs=0, label_smoothing=0.0)
 NUM_MERGES = 4000
@@ -216,10 +207,7 @@ def main() -> None:
     data = load_for_command(arguments.data, ("val",) if arguments.evaluate else ("train", "val"))
     if not arguments.evaluate:
         write_merges()
-        try:
-            clip, history = train(fabric, data, RECIPE, CHECKPOINTS / "clip.ckpt")
-        except CheckpointError as error:
-            sys.exit(str(error))
+        clip, history = train(fabric, data, RECIPE, CHECKPOINTS / "clip.ckpt")
         about = {
             "wnids": data["wnids"],
             "held_out": [wnid for wnid, out in zip(data["wnids"], held_out(data["wnids"]), strict=True) if out],
