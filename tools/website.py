@@ -27,7 +27,8 @@ SITE = ROOT / "build" / "site"
 UNFINISHED = ROOT / "build" / "site.part"  # takes the place of the last site when it is complete
 # What the theme leaves out, for those who cannot see the page or use a mouse: each is one of axe-core's rules.
 ACCESSIBLE = (
-    ("<pre>", '<pre tabindex="0">'),  # code wider than the window can be scrolled by keys
+    ("<pre>", '<pre tabindex="0">'),  # code or a table wider than the window can be scrolled by keys
+    ('<div class="table-wrapper', '<div tabindex="0" class="table-wrapper'),
     ('<aside class="sidebar-drawer">', '<aside class="sidebar-drawer" aria-label="Lectures">'),
     ('<aside class="toc-drawer">', '<aside class="toc-drawer" aria-label="Contents of this page">'),
     ('<th class="head"><p></p></th>', "<td></td>"),  # the corner of a table is no heading
