@@ -56,6 +56,7 @@ def execute(path: Path) -> None:
         notebook,
         km=AsyncKernelManager(kernel_name=CURRENT_ENV_KERNEL_NAME, kernel_spec_manager=NbvalKernelspecManager()),
         resources={"metadata": {"path": str(path.parent)}},
+        extra_arguments=["--log-level=ERROR"],  # not the warning that this computer could listen to itself
         timeout=CELL_TIMEOUT,
         record_timing=False,
         coalesce_streams=True,
