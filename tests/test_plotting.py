@@ -6,6 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+from matplotlib.transforms import Bbox
 from PIL import Image
 
 from utils import plotting
@@ -142,3 +143,16 @@ def test_the_cost_chart_gives_parameters_as_areas(shown):
     assert areas[1] / areas[0] == pytest.approx(4)
     assert axis.collections[0].get_offsets().tolist() == [[1e6, 50], [1e9, 70]]
     assert axis.get_xscale() == "log" and texts(axis)[:2] == ["a", "b"]
+
+
+def test_names_in_a_cost_chart_cover_no_circle_and_no_other_name(shown):
+    plotting.cost_chart(list("abcd"), [1e9] * 4, [70, 72, 74, 90], [4e6, 4e6, 4e6, 1e6], "Title", "Four circles.")
+    axis = shown[0]["figure"].axes[0]
+    names = [text.get_window_extent() for text in axis.texts if len(text.get_text()) == 1]
+    centers = axis.transData.transform(axis.collections[0].get_offsets())
+    reach = axis.collections[0].get_sizes()[:, None] ** 0.5 / 2 * shown[0]["figure"].dpi / 72
+    circles = [Bbox([low, high]) for low, high in zip(centers - reach, centers + reach, strict=True)]
+    assert len(names) == 4
+    for number, name in enumerate(names):
+        assert name.count_overlaps(circles + names[:number]) == 0
+        assert axis.bbox.count_contains(name.corners()) == 4

@@ -16,6 +16,7 @@ import numpy as np
 from IPython.display import display
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
 from PIL import Image
 from torch import Tensor
 
@@ -23,6 +24,7 @@ BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, GREY = (
     "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#666666",
 )  # fmt: skip
 LARGE = 200_000  # bytes
+SIDES = ((0, 1, "center", "bottom"), (0, -1, "center", "top"), (1, 0, "left", "center"), (-1, 0, "right", "center"))
 FIGURES = Path(__file__).resolve().parent.parent / "notebooks" / "figures"
 
 plt.rcParams.update(
@@ -250,18 +252,33 @@ def cost_chart(
 ) -> None:
     """Show accuracy (in percent) against multiply-adds of one forward pass; the area of a circle is its parameters.
 
+    A name stands above its circle, or else below or beside it, where it covers no other.
+
     After Bianco et al., "Benchmark Analysis of Representative Deep Neural Network Architectures", 2018.
     """
     fig, axis = plt.subplots(figsize=(9, 5.5))
     areas = 1500 * np.asarray(parameters, dtype=float) / max(parameters)
     axis.scatter(multiply_adds, accuracies, s=areas, color=BLUE, alpha=0.5)
-    for name, x, y, area in zip(names, multiply_adds, accuracies, areas, strict=True):
-        above = {"xytext": (0, area**0.5 / 2 + 2), "textcoords": "offset points"}
-        axis.annotate(name, (x, y), **above, ha="center", fontsize=13)
     axis.set_xscale("log")
     axis.margins(0.12)
     axis.set(xlabel="Multiply-adds of one forward pass", ylabel="Top-1 accuracy in percent")
     _set_title(fig, title)
+    fig.draw_without_rendering()  # lays it out, so that names can be measured
+    radii = areas**0.5 / 2  # points
+    places = axis.transData.transform(np.column_stack([multiply_adds, accuracies]))  # pixels
+    reach = radii[:, None] * fig.dpi / 72
+    taken = [Bbox([low, high]) for low, high in zip(places - reach, places + reach, strict=True)]
+    for name, x, y, radius in zip(names, multiply_adds, accuracies, radii + 2, strict=True):
+        trials = [
+            axis.annotate(name, (x, y), (right * radius, up * radius), textcoords="offset points", ha=ha, va=va)
+            for right, up, ha, va in SIDES
+        ]
+        boxes = [trial.get_window_extent() for trial in trials]
+        in_the_way = [b.count_overlaps(taken) + (axis.bbox.count_contains(b.corners()) < 4) for b in boxes]
+        best = int(np.argmin(in_the_way))
+        for trial in trials[:best] + trials[best + 1 :]:
+            trial.remove()
+        taken.append(boxes[best])
     axis.text(
         0.99, 0.02, f"largest circle: {max(parameters) / 1e6:,.1f} M parameters", transform=axis.transAxes, ha="right"
     )
