@@ -24,6 +24,7 @@ BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, GREY = (
     "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#666666",
 )  # fmt: skip
 LARGE = 200_000  # bytes
+# Where a name can stand beside its circle, to the right and up, and how it is aligned there.
 SIDES = ((0, 1, "center", "bottom"), (0, -1, "center", "top"), (1, 0, "left", "center"), (-1, 0, "right", "center"))
 FIGURES = Path(__file__).resolve().parent.parent / "notebooks" / "figures"
 
