@@ -28,6 +28,7 @@ WRONG_ANSWERS = 2  # for each exercise, at least
 SLIDE_TYPES = {"slide", "subslide", "fragment", "skip", "notes", "-"}
 PIXELS = {"image/png", "image/jpeg"}
 CLOSING = ["Take-aways", "Exercises", "Further reading"]
+RETURN = re.compile(r"return \.\.\..*")  # of a stub
 SOLUTION = re.compile(r"<details>\s*<summary>Solution</summary>\n\n(?s:.*?)```python\n((?s:.*?))```(?s:.*)\n</details>")
 
 
@@ -287,6 +288,9 @@ def has_checks_that_tell_right_from_wrong(notebook: Notebook) -> Iterator[str]:
         block = SOLUTION.fullmatch(solution.source.strip())
         if (right := answer(block[1] if block else "")) != f"Exercise {number}: correct.":
             yield f"{check} must say 'Exercise {number}: correct.' to the solution, it says: {right}"
+        forgotten = answer(RETURN.sub("pass", stub.source))
+        if not forgotten.startswith(f"Exercise {number}: "):
+            yield f"{check} must also answer a function without return, it says: {forgotten}"
         wrong = check.node.metadata.get("wrong_answers", [])
         if len(wrong) < WRONG_ANSWERS:
             yield f"{check} needs {WRONG_ANSWERS} wrong_answers in its metadata, it has {len(wrong)}."
@@ -579,6 +583,7 @@ BROKEN: dict[Rule, list[tuple[str, Callable[[dict], object]]]] = {
         ("to the solution", source(14, "```python", "```")),
         ("needs 2 wrong_answers", metadata(13, wrong_answers=[])),
         ("must say 'is not 3'", source(13, "is not", "is surely not")),
+        ("without return, it says: TypeError", source(13, "result == 4", "result + 0 == 4")),
         ("something else", source(13, "not {result}", "this: is not 2, is not 3")),
     ],
 }
