@@ -8,10 +8,12 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 import utils  # noqa: F401  (makes torchvision importable beside a CPU-only torch)
+
+# isort: split
+from torchvision import models
+
 from utils.costs import MAX_ROWS, Costs, Layer, costs, receptive_field
 from utils.gpu import MIB, track_memory
-
-models = pytest.importorskip("torchvision.models")
 
 IMAGE = (1, 3, 224, 224)
 KNOWN = [  # parameters, multiply-adds in millions at 224 px
@@ -248,8 +250,9 @@ def test_a_model_with_hooks_and_tensors_of_its_own_stays_as_it_is():
     seen = []
     model[0].register_forward_hook(lambda module, _, output: seen.append(output))
     model.last = model(torch.zeros(5, 30))  # as models do that keep a result, for a picture or a second loss
+    model.kept = {"all": [model.last + 1]}
     assert costs(model, (5, 30)).multiply_adds >= 5 * (30 * 7 + 7 * 2)
-    assert [output.device.type for output in seen] == ["cpu"] and model.last.device.type == "cpu"
+    assert [output.device.type for output in (*seen, model.last, *model.kept["all"])] == ["cpu"] * 3
     old = nn.utils.spectral_norm(nn.Linear(30, 7))  # it works by a hook before the pass
     assert costs(old, (5, 30)).multiply_adds >= 5 * 30 * 7
 

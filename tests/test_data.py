@@ -23,9 +23,9 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from course_server import CourseServer, dripping, good, hang, partial, resumable, stalled
+from notebooks import ROOT
 from utils import data
 
-ROOT = Path(__file__).resolve().parent.parent
 REAL_PHOTOGRAPHS = ROOT.parent / "shared" / "data" / "imagen-256.zip"
 CONTENT = random.Random(0).randbytes(300_000)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -139,7 +139,7 @@ def test_offline_mode_asks_no_server(server, mirrors, monkeypatch):
     monkeypatch.setenv("COURSE_MIRROR", server.url(""))
     assert not data.online()
     with pytest.raises(data.DownloadError, match="not in the cache"):
-        data.fetch("file", mirrors)
+        data.fetch("file", mirrors, SHA256)
     assert server.requests == []
 
 
@@ -156,7 +156,7 @@ def test_a_course_mirror_that_does_not_answer_is_named(mirrors, monkeypatch):
     monkeypatch.setenv("COURSE_MIRROR", "http://127.0.0.1:9")
     monkeypatch.setattr(data, "MIRRORS", [])
     with pytest.raises(data.DownloadError, match=r"no network, nor does COURSE_MIRROR=http://127\.0\.0\.1:9 answer"):
-        data.fetch("file", mirrors)
+        data.fetch("file", mirrors, SHA256)
 
 
 def test_servers_that_hang_are_given_up_in_time(server, mirrors, monkeypatch):
@@ -231,10 +231,10 @@ def test_the_error_names_each_address_with_its_reason_and_nothing_is_left(server
     assert files_in(cache) == set()
 
 
-def test_a_web_page_is_no_file_even_if_its_hash_is_unknown(server, mirrors):
+def test_a_web_page_is_called_what_it_is(server, mirrors):
     server.answers["/first.zip"] = good(b"<html><body>Please accept our terms</body></html>", "text/html")
     with pytest.raises(data.DownloadError, match="a web page"):
-        data.fetch("file", mirrors)
+        data.fetch("file", mirrors, SHA256)
 
 
 def test_a_damaged_file_is_fetched_anew_or_reported(server, mirrors, cache, monkeypatch):
@@ -253,7 +253,7 @@ def test_a_cache_that_cannot_be_written_is_reported(server, mirrors, tmp_path, m
     (tmp_path / "file").touch()
     monkeypatch.setenv("COURSE_CACHE", str(tmp_path / "file" / "cache"))
     with pytest.raises(data.DownloadError, match=r"cannot be written \(Not a directory\)\. Set COURSE_CACHE"):
-        data.fetch("file", mirrors)
+        data.fetch("file", mirrors, SHA256)
 
 
 def test_a_cache_that_cannot_be_read_is_reported(cache, monkeypatch):
@@ -271,7 +271,7 @@ def test_a_cache_that_cannot_be_read_is_reported(cache, monkeypatch):
 def test_a_full_disk_is_reported_and_leaves_nothing(server, mirrors, cache):
     server.answers["/first.zip"] = good(CONTENT)
     limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
-    code = "try: data.fetch('file', data.MIRRORS)\nexcept data.DownloadError as error: print(error)"
+    code = "try: data.fetch('file', data.MIRRORS, '0')\nexcept data.DownloadError as error: print(error)"
     assert "cannot be written (File too large)" in start(limit + code).communicate()[0]
     assert files_in(cache) == set()
 
@@ -379,7 +379,7 @@ def test_the_course_mirror_gives_the_photographs_first(server, mirrors, manifest
     assert server.downloads("/first.zip") == 0
 
 
-def bomb() -> bytes:
+def zip_bomb() -> bytes:
     """Return an archive with one entry that says to be as small as the goldfish, and is 20 MB."""
     archive = io.BytesIO()
     with ZipFile(archive, "w", ZIP_DEFLATED) as zip_file:
@@ -409,7 +409,7 @@ BAD_ARCHIVES = {
     "another photograph under the name": zipped(PHOTOGRAPHS | {SAW: jpeg(9)}),
     "same size, other content": zipped(PHOTOGRAPHS | {SAW: bytes(len(PHOTOGRAPHS[SAW]))}),
     "other photographs": zipped({"n01443537_9_goldfish.jpg": jpeg(9)}),
-    "zip bomb": bomb(),
+    "zip bomb": zip_bomb(),
 }
 
 
@@ -462,6 +462,19 @@ def test_who_waits_too_long_for_another_process_leaves_its_download_alone(mirror
     (cache / ".cut-0-file").write_bytes(CONTENT[:1000])
     monkeypatch.setattr(data, "LOCK_SECONDS", 0.2)
     with FileLock(cache / ".lock"), pytest.raises(data.DownloadError, match="file could not be fetched: another proc"):
+        data.fetch("file", mirrors, SHA256)
+    assert (cache / ".cut-0-file").read_bytes() == CONTENT[:1000]
+
+
+def test_who_may_not_open_the_lock_leaves_the_download_of_another_alone(mirrors, cache, monkeypatch):
+    cache.mkdir(parents=True)
+    (cache / ".cut-0-file").write_bytes(CONTENT[:1000])
+
+    def refuse(*_) -> None:  # as it is where another user made the lock; root may open it all the same
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(data.FileLock, "acquire", refuse)
+    with pytest.raises(data.DownloadError, match="Permission denied"):
         data.fetch("file", mirrors, SHA256)
     assert (cache / ".cut-0-file").read_bytes() == CONTENT[:1000]
 

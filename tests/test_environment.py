@@ -6,7 +6,6 @@ import re
 import sys
 from collections.abc import Iterator
 from importlib.metadata import distributions, packages_distributions
-from pathlib import Path
 
 import nbformat
 import pytest
@@ -14,7 +13,8 @@ from packaging.markers import default_environment
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-ROOT = Path(__file__).resolve().parent.parent
+from notebooks import ROOT
+
 DESIGN_CARD = ["jupyterlab", "torch", "torchvision", "timm", "matplotlib", "open_clip_torch", "nbval", "GPUtil"]
 CODE = ["tests", "tools", "utils", "zoo"]
 PYTHONS = ["3.10", "3.11", "3.12", "3.13"]

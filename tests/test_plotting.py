@@ -82,11 +82,14 @@ def test_image_grid_takes_photographs_and_tensors_of_every_shape(shown):
 
 
 @pytest.mark.parametrize("mode", ["P", "CMYK", "RGBA", "L"])
-def test_image_grid_shows_photographs_of_every_mode_as_they_are(shown, mode):
+def test_photographs_of_every_mode_are_shown_as_they_are(shown, mode):
     gray = Image.linear_gradient("L").point(lambda value: 100 + value // 16)
     image = gray if mode == "L" else Image.new("RGB", (8, 8), (255, 0, 0)).convert(mode)
     plotting.image_grid([image], alt="One image.", columns=1)
-    np.testing.assert_array_equal(shown[0]["figure"].axes[0].images[0].get_array(), np.asarray(image.convert("RGB")))
+    plotting.prediction_grid([image], ["a"], [["b"]], torch.ones(1, 1), [[False]], columns=1)
+    for output in shown:
+        drawn = output["figure"].axes[0].images[0].get_array()
+        np.testing.assert_array_equal(drawn, np.asarray(image.convert("RGB")))
 
 
 def test_what_does_not_fit_together_is_refused(shown):
@@ -94,6 +97,9 @@ def test_what_does_not_fit_together_is_refused(shown):
         plotting.image_grid([torch.rand(8, 8)] * 2, ["a"])
     with pytest.raises(ValueError, match=r"'two' have different lengths: \[2, 3\]"):
         plotting.learning_curves({"two": [[4, 2], [3, 2, 1]]}, "Title", "Error", "Lines.")
+    for no_images in (lambda: plotting.image_grid([]), lambda: plotting.prediction_grid([], [], [], None, [])):
+        with pytest.raises(ValueError, match="no images to show"):
+            no_images()
     assert not plt.get_fignums()
 
 

@@ -12,9 +12,6 @@ from pathlib import Path
 
 import pytest
 
-if os.name != "posix":
-    pytest.skip("these tests replace Pythons by shell scripts", allow_module_level=True)
-
 SCRIPT = Path(__file__).resolve().parent.parent / "tools/setup_env.py"
 THIS = "{}.{}".format(*sys.version_info)
 

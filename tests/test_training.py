@@ -56,6 +56,15 @@ def test_a_learning_rate_that_is_too_high_is_named_as_the_reason():
         train(network(), rate=1e20, epochs=3)
 
 
+def test_a_single_input_that_is_left_joins_the_step_before_it():
+    sizes = []
+    model = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), nn.Linear(64, 10))
+    model.register_forward_hook(lambda module, inputs, output: sizes.append(len(output)))
+    x, y = TRAIN
+    fit(model, (x[:25], y[:25]), epochs=1, optimizer=torch.optim.SGD(model.parameters(), 0.1), batch_size=8)
+    assert sizes == [8, 8, 9]
+
+
 def test_the_error_rate_is_measured_without_dropout_and_leaves_the_mode_as_it_was():
     model = nn.Sequential(nn.Dropout(0.9), nn.Identity()).train()
     x, y = torch.eye(10), torch.arange(10)

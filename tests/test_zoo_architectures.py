@@ -1,12 +1,17 @@
 """The blocks of the micro networks compute what torchvision's do, and the networks are put together as said."""
 
 from functools import partial
+from importlib import import_module
 
 import pytest
 import torch
 from torch import nn
 
 import utils  # noqa: F401  (makes torchvision importable beside a CPU-only torch)
+
+# isort: split
+from torchvision import ops
+
 from utils.costs import costs
 from zoo.convnext import Block
 from zoo.densenet import DenseLayer
@@ -19,14 +24,11 @@ from zoo.se_resnet import SEBlock, SqueezeExcitation, se_resnet
 from zoo.vit import Layer, ViT
 from zoo.wide_resnet import wide_resnet
 
-ops = pytest.importorskip("torchvision.ops")
-convnext = pytest.importorskip("torchvision.models.convnext")
-densenet = pytest.importorskip("torchvision.models.densenet")
-efficientnet = pytest.importorskip("torchvision.models.efficientnet")
-googlenet = pytest.importorskip("torchvision.models.googlenet")
-mobilenetv2 = pytest.importorskip("torchvision.models.mobilenetv2")
-resnet = pytest.importorskip("torchvision.models.resnet")
-vision_transformer = pytest.importorskip("torchvision.models.vision_transformer")
+# `from torchvision.models import googlenet` would be the function of that name.
+convnext, densenet, efficientnet, googlenet, mobilenetv2, resnet, vision_transformer = (
+    import_module(f"torchvision.models.{name}")
+    for name in ["convnext", "densenet", "efficientnet", "googlenet", "mobilenetv2", "resnet", "vision_transformer"]
+)
 
 
 def shortcut(in_channels: int, channels: int) -> nn.Sequential:

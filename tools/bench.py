@@ -1,4 +1,4 @@
-"""Measure what the course needs, and write BENCHMARKS.md: ``make bench`` (about twenty minutes; not on Windows).
+"""Measure what the course needs, and write BENCHMARKS.md: ``make bench`` (about twenty minutes).
 
 Every notebook runs alone, in the environment of the tests, in a process of its own; memory is the peak of its kernel's
 resident set. Ratios are taken within one run.
@@ -317,8 +317,6 @@ growth of a process on the CPU.
 
 def main() -> None:
     argparse.ArgumentParser(description=__doc__).parse_args()  # there are no options but --help
-    if os.name == "nt":
-        raise SystemExit("make bench needs Linux or macOS, which tell the peak memory of a process.")
     with tempfile.TemporaryDirectory() as scratch:
         use_headless_environment(scratch)  # neither the network nor a GPU, as in the tests
         (ROOT / "BENCHMARKS.md").write_text(report(), encoding="utf-8")

@@ -39,8 +39,8 @@ def use_headless_environment(scratch: str) -> None:
         os.environ[name] = os.path.join(scratch, name)
         os.mkdir(os.environ[name])
     os.environ.update(COURSE_OFFLINE="1", HF_HUB_OFFLINE="1", TQDM_DISABLE="1", PYTHONHASHSEED="0")
-    # The results are those of a CPU. Where a GPU is to be tested: CUDA_VISIBLE_DEVICES=0 make test
-    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+    # The results are those of a CPU. Where a GPU is to be tested: COURSE_TEST_GPU=0 make test
+    os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("COURSE_TEST_GPU", "")
 
 
 def execute(path: Path) -> None:

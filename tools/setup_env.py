@@ -7,6 +7,7 @@ Python from 3.6 on, to find a better one or to say what is missing.
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import os
 import shutil
@@ -15,14 +16,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-try:
-    import fcntl
-except ImportError:  # on Windows, nothing keeps two calls apart
-    fcntl = None
-
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
-VENV_PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+VENV_PYTHON = VENV / "bin/python"
 LISTS = ("requirements.txt", "requirements-train.txt", "constraints.txt")
 STAMP = VENV / "complete"  # written last: the Python version, and a hash of what was installed
 SUPPORTED = ["3.13", "3.12", "3.11", "3.10"]
@@ -75,12 +71,11 @@ def one_at_a_time():
     with open(str(ROOT / ".venv.lock"), "w") as lock:
         # pip inherits the lock: if this process alone is killed, the next call waits for pip, which goes on writing.
         os.set_inheritable(lock.fileno(), True)
-        if fcntl:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                say("Another call is installing into this .venv: waiting until it ends.")
-                fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say("Another call is installing into this .venv: waiting until it ends.")
+            fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
@@ -139,8 +134,7 @@ def install(python, version, stamp):
         if complete:
             STAMP.write_text(old)  # where pip fails (no network), it leaves the old packages
         raise
-    if hasattr(os, "sync"):
-        os.sync()  # a power cut must not leave the stamp without the packages
+    os.sync()  # a power cut must not leave the stamp without the packages
     STAMP.write_text(stamp)
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from utils.gpu import MIB, text_table
@@ -121,8 +122,9 @@ def costs(model: nn.Module, input_size: tuple[int, ...]) -> Costs:
         If the model cannot run on such an input; it says in which layer, and why.
     """
     memo = {id(t): nn.Parameter(torch.empty_like(t, device="meta"), t.requires_grad) for t in model.parameters()}
-    kept = [t for module in model.modules() for t in vars(module).values() if isinstance(t, Tensor)]  # as some do
-    memo |= {id(t): torch.empty_like(t, device="meta", requires_grad=False) for t in [*model.buffers(), *kept]}
+    # Buffers, and what some modules keep of an earlier pass: in attributes, in lists, in dictionaries.
+    kept = [t for t in tree_leaves([vars(module) for module in model.modules()]) if isinstance(t, Tensor)]
+    memo |= {id(t): torch.empty_like(t, device="meta", requires_grad=False) for t in kept if id(t) not in memo}
     state = list(memo.values())
     model = copy.deepcopy(model, memo)
     dtype = next((t.dtype for t in state if t.is_floating_point()), torch.float32)

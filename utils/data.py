@@ -1,6 +1,7 @@
 """Photographs, digits and class names for the course, and the downloads behind them."""
 
 import csv
+import errno
 import operator
 import os
 import shutil
@@ -103,7 +104,7 @@ def _start(function: Callable, *args, **kwargs) -> futures.Future:
     return future
 
 
-def fetch(name: str, urls: list[str], sha256: str | None = None) -> Path:
+def fetch(name: str, urls: list[str], sha256: str) -> Path:
     """Return the path of a file in the cache; if it is missing or damaged, download it.
 
     Parameters
@@ -112,7 +113,7 @@ def fetch(name: str, urls: list[str], sha256: str | None = None) -> Path:
         Path inside the cache.
     urls : list of str
         Where to get it, tried in order after $COURSE_MIRROR/<name>.
-    sha256 : str, optional
+    sha256 : str
         The SHA-256 of the file in lower-case hexadecimal, or how it begins.
 
     Raises
@@ -122,7 +123,7 @@ def fetch(name: str, urls: list[str], sha256: str | None = None) -> Path:
     """
 
     def is_good(path: Path) -> bool:
-        return path.is_file() and (sha256 is None or pooch.file_hash(path).startswith(sha256))
+        return path.is_file() and pooch.file_hash(path).startswith(sha256)
 
     return _obtain(cache_dir() / name, _with_course_mirror(name, urls), is_good)
 
@@ -174,7 +175,8 @@ def _obtain(target: Path, urls: list[str], is_good: Callable, prepare: Callable 
         busy = f"another process is downloading into {target.parent}. Wait for it, then try again"
         raise DownloadError(f"{target.name} could not be fetched: {busy}.") from None
     except OSError as error:
-        _forget_cut(target)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):  # what has come would only fill the disk
+            _forget_cut(target)
         reason = error.strerror or error
         raise DownloadError(f"The cache {target.parent} cannot be written ({reason}). Set COURSE_CACHE.") from error
     raise DownloadError(f"{target.name} could not be downloaded ({'; '.join(reasons)}).")

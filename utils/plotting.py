@@ -20,8 +20,8 @@ from matplotlib.transforms import Bbox
 from PIL import Image
 from torch import Tensor
 
-BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, GREY = (
-    "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#666666",
+BLUE, ORANGE, GREEN, RED, PURPLE, SKY, GREY = (
+    "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#666666",
 )  # fmt: skip
 LARGE = 200_000  # bytes
 # Where a name can stand beside its circle, to the right and up, and how it is aligned there.
@@ -116,8 +116,9 @@ def image_grid(
     Raises
     ------
     ValueError
-        If there are titles, but not one for each image.
+        If there is no image, or there are titles, but not one for each.
     """
+    _check_images(images)
     if titles and len(titles) != len(images):
         raise ValueError(f"{len(images)} images need as many titles, or none; there are {len(titles)}.")
     images = [_pixels(image) for image in images]
@@ -132,6 +133,11 @@ def image_grid(
         if titles:
             axis.set_title(titles[i], fontsize=13, loc="left")
     show(fig, alt or f"{len(images)} images: " + "; ".join(title.replace("\n", ", ") for title in titles))
+
+
+def _check_images(images: Sequence) -> None:
+    if not len(images):
+        raise ValueError("There are no images to show.")
 
 
 def _pixels(image: Image.Image | Tensor) -> np.ndarray:
@@ -160,7 +166,13 @@ def prediction_grid(
         The k best guesses for each image, the best first, and whether each is right.
     probabilities : Tensor
         Their probabilities, shape ``(n, k)``.
+
+    Raises
+    ------
+    ValueError
+        If there is no image.
     """
+    _check_images(images)
     count = len(names[0])
     rows = -(-len(images) // columns)
     fig, axes = plt.subplots(
@@ -174,7 +186,7 @@ def prediction_grid(
         axis.axis("off")
     for i, image in enumerate(images):
         top, bottom = axes[2 * (i // columns), i % columns], axes[2 * (i // columns) + 1, i % columns]
-        top.imshow(image)
+        top.imshow(_pixels(image))
         top.set_title(truths[i])
         bottom.set(xlim=(0, 1), ylim=(count - 0.5, -0.5))
         for rank, (name, hit) in enumerate(zip(names[i], correct[i], strict=True)):

@@ -37,7 +37,7 @@ def megabytes(name: str) -> float:
     if name in CLIP_WEIGHTS:
         return CLIP_WEIGHTS[name][2]
     if weights := full_weights(name):
-        return weights.meta["_file_size"]
+        return 1.048576 * weights.meta["_file_size"]  # torchvision's are MiB
     import timm
 
     with torch.device("meta"):

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from utils.data import DownloadError, fetch, imagenet_classes
 from zoo import IMAGE_SIZE, ZOO, load
+from zoo.tiny_imagenet import IMAGENET_MEAN, IMAGENET_STD
 
 # What torchvision's own functions set whenever they load weights: these need their input scaled as in TensorFlow.
 OPTIONS = {name: {"transform_input": True, "init_weights": False} for name in ("googlenet", "inception_v3")}
@@ -54,7 +55,7 @@ class Classifier:
     wnids: list[str]
     source: str
 
-    @torch.inference_mode()
+    @torch.no_grad()  # results of inference mode could not be used to train a layer on them
     def logits(self, images: Sequence[Image.Image], batch_size: int = 32) -> Tensor:
         """Return the logits of `images`, shape ``(len(images), len(categories))``, on the CPU."""
         device = next(self.model.parameters()).device
@@ -158,7 +159,7 @@ def _full_classifier(name: str, weights, file: Path) -> Classifier:
     classes = imagenet_classes()
     names, wnids = [label.name for label in classes], [label.wnid for label in classes]
     source = f"{name}: torchvision's weights {weights.name}, for the 1,000 classes of ImageNet."
-    return _ready(model, weights.transforms(), names, wnids, source)
+    return _ready(Classifier, model, weights.transforms(), names, wnids, source)
 
 
 def _micro_classifier(name: str) -> Classifier:
@@ -166,14 +167,14 @@ def _micro_classifier(name: str) -> Classifier:
 
     model, about = load(name)
     to_float = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True)]
-    normalize = v2.Normalize(mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225])
+    normalize = v2.Normalize(IMAGENET_MEAN.tolist(), IMAGENET_STD.tolist())
     transform = v2.Compose([v2.Resize(IMAGE_SIZE), v2.CenterCrop(IMAGE_SIZE), *to_float, normalize])
     name_of = {label.wnid: label.name for label in imagenet_classes()}
     millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     source = (
         f"micro_{name}: {millions:.1f} M parameters, {IMAGE_SIZE}×{IMAGE_SIZE} pixels, for 200 classes of ImageNet."
     )
-    return _ready(model, transform, [name_of[wnid] for wnid in about["wnids"]], about["wnids"], source)
+    return _ready(Classifier, model, transform, [name_of[wnid] for wnid in about["wnids"]], about["wnids"], source)
 
 
 def _on_device(model: nn.Module) -> nn.Module:
@@ -192,10 +193,10 @@ def _on_device(model: nn.Module) -> nn.Module:
     return model.to("cpu")
 
 
-def _ready(model: nn.Module, *rest) -> Classifier:
-    classifier = Classifier(_on_device(model), *rest)
-    print(classifier.source)
-    return classifier
+def _ready(kind: type, model: nn.Module, *rest) -> Classifier | Clip:
+    loaded = kind(_on_device(model), *rest)
+    print(loaded.source)
+    return loaded
 
 
 @dataclass(frozen=True)
@@ -229,7 +230,7 @@ class Clip:
         """What cosines are multiplied by before the softmax: the inverse of the learned temperature."""
         return self.model.logit_scale.exp().item()
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def encode_images(self, images: Sequence[Image.Image], batch_size: int = 32) -> Tensor:
         """Return the unit vectors of `images`, ``(len(images), embedding size)``, on the CPU."""
         rows = [torch.empty(0, self.model.text_projection.shape[1])]
@@ -238,7 +239,7 @@ class Clip:
             rows.append(self.model.encode_image(batch.to(self._device), normalize=True).cpu())
         return torch.cat(rows)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def encode_texts(self, texts: Sequence[str], batch_size: int = 128) -> Tensor:
         """Return the unit vectors of `texts`, ``(len(texts), embedding size)``, on the CPU.
 
@@ -310,7 +311,7 @@ def _full_clip(name: str, file: Path) -> Clip:
     import open_clip
 
     model, transform = open_clip.create_model_from_pretrained(name, pretrained=str(file))
-    return _clip_ready(model, transform, open_clip.get_tokenizer(name), f"{name}: trained on LAION-2B by OpenCLIP.")
+    return _ready(Clip, model, transform, open_clip.get_tokenizer(name), f"{name}: trained on LAION-2B by OpenCLIP.")
 
 
 def _micro_clip() -> Clip:
@@ -320,20 +321,13 @@ def _micro_clip() -> Clip:
     millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     classes = len(about["wnids"]) - len(about["held_out"])
     source = f"MicroCLIP: {millions:.1f} M parameters, {IMAGE_SIZE}×{IMAGE_SIZE} pixels, {classes} classes of ImageNet."
-    return _clip_ready(model, transform, clip.tokenizer(), source)
-
-
-def _clip_ready(model: nn.Module, *rest) -> Clip:
-    clip = Clip(_on_device(model), *rest)
-    print(clip.source)
-    return clip
+    return _ready(Clip, model, transform, clip.tokenizer(), source)
 
 
 def zero_shot_classifier(
     clip: Clip,
     names: Sequence[str],
     templates: str | Sequence[str | Callable[[str], str]] = "a photo of a {}.",
-    batch_size: int = 128,
 ) -> Tensor:
     """Turn names of classes into the weights of a linear classifier, without an image (Radford et al., 2021, 3.1).
 
@@ -362,6 +356,6 @@ def zero_shot_classifier(
     texts = [
         template(name) if callable(template) else template.format(name) for name in names for template in templates
     ]
-    vectors = clip.encode_texts(texts, batch_size)
+    vectors = clip.encode_texts(texts)
     vectors = vectors.view(len(names), len(templates), vectors.shape[1])
     return F.normalize(vectors.mean(dim=1), dim=1)

@@ -73,7 +73,7 @@ def fit(
     optimizer : Optimizer
         Of the parameters of the model that are to be trained.
     batch_size : int
-        Inputs in one step; the last step of an epoch takes the rest.
+        Inputs in one step; the last step of an epoch takes the rest, and the step before it a single one that is left.
     loss : callable
         Makes of the model's output and the classes of a batch the mean loss, a tensor with one number.
     seed : int
@@ -96,7 +96,10 @@ def fit(
     for epoch in tqdm(range(epochs), desc=type(model).__name__, leave=False):
         model.train()
         total = 0.0
-        for batch in torch.randperm(len(x), generator=order).split(batch_size):
+        batches = list(torch.randperm(len(x), generator=order).split(batch_size))
+        if len(batches) > 1 and len(batches[-1]) == 1:  # which batch normalization refuses
+            batches[-2:] = [torch.cat(batches[-2:])]
+        for batch in batches:
             value = loss(model(x[batch]), y[batch])
             optimizer.zero_grad()
             value.backward()

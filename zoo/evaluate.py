@@ -14,7 +14,6 @@ import argparse
 import ctypes
 import sys
 from collections.abc import Iterable
-from pathlib import Path
 from statistics import median
 
 import torch
@@ -24,7 +23,7 @@ from utils.costs import costs
 from utils.gpu import benchmark
 from zoo import IMAGE_SIZE, WEIGHTS, ZOO, load
 from zoo.tables import read_csv, write_csv
-from zoo.tiny_imagenet import device_name, load_for_command, top_k_correct
+from zoo.tiny_imagenet import add_data_argument, device_name, load_for_command, top_k_correct
 
 COUNTS = ("parameters", "multiply_adds")
 ACCURACIES = ("top1", "top5")
@@ -99,9 +98,7 @@ def differences(row: dict[str, object], recorded: dict[str, str], tolerance: flo
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m zoo.evaluate", description=__doc__.split("\n")[0])
-    parser.add_argument(
-        "--data", type=Path, required=True, help="tiny-imagenet-200.zip, its folder, or a folder of parts"
-    )
+    add_data_argument(parser)
     parser.add_argument("--write", action="store_true", help="write the tables instead of comparing with them")
     arguments = parser.parse_args()
 

@@ -38,7 +38,7 @@ from zoo.efficientnet import EfficientNet
 from zoo.ladder import Ladder, road
 from zoo.resnet import ResNet, plain
 from zoo.tables import write_csv
-from zoo.tiny_imagenet import load_for_command
+from zoo.tiny_imagenet import add_data_argument, load_for_command
 from zoo.train import CHECKPOINTS, Recipe, launch, train
 from zoo.vit import ViT
 
@@ -147,9 +147,7 @@ def record(fabric: Fabric, name: str, runs: Iterable[Run], data: dict, folder: P
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m zoo.experiments", description=__doc__.split("\n")[0])
     parser.add_argument("names", nargs="+", choices=EXPERIMENTS, metavar="name", help=f"of: {', '.join(EXPERIMENTS)}")
-    parser.add_argument(
-        "--data", type=Path, required=True, help="tiny-imagenet-200.zip, its folder, or a folder of parts"
-    )
+    add_data_argument(parser)
     arguments = parser.parse_args()
 
     fabric = launch()

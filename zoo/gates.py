@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +21,7 @@ from zoo import create, load
 from zoo.experiments import RESULTS
 from zoo.se_resnet import SqueezeExcitation
 from zoo.tables import write_csv
-from zoo.tiny_imagenet import load_for_command, normalize
+from zoo.tiny_imagenet import add_data_argument, load_for_command, normalize
 
 
 def gate_modules(model: nn.Module) -> list[SqueezeExcitation]:
@@ -71,9 +70,7 @@ def share_between_classes(values: Tensor, labels: Tensor) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m zoo.gates", description=__doc__.split("\n")[0])
-    parser.add_argument(
-        "--data", type=Path, required=True, help="tiny-imagenet-200.zip, its folder, or a folder of parts"
-    )
+    add_data_argument(parser)
     images, labels = load_for_command(parser.parse_args().data, splits=("val",))["val"]
 
     torch.manual_seed(0)

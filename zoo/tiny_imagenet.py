@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 import platform
 import sys
@@ -111,6 +112,13 @@ def load_tiny_imagenet(
                 raise ValueError(f"{name} in {source} is damaged or has no label ({error}).") from None
         data[split] = torch.from_numpy(images), torch.from_numpy(labels)
     return data
+
+
+def add_data_argument(parser: argparse.ArgumentParser) -> None:
+    """Let a command ask for the data set, as :func:`load_for_command` takes it."""
+    parser.add_argument(
+        "--data", type=Path, required=True, help="tiny-imagenet-200.zip, its folder, or a folder of parts"
+    )
 
 
 def load_for_command(source: Path, splits: Sequence[str] = ("train", "val")) -> dict:

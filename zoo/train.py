@@ -33,7 +33,7 @@ from tqdm import tqdm
 
 from zoo import WEIGHTS, ZOO, create
 from zoo.tables import write_csv
-from zoo.tiny_imagenet import device_name, load_for_command, normalize, top_k_correct
+from zoo.tiny_imagenet import add_data_argument, device_name, load_for_command, normalize, top_k_correct
 
 CHECKPOINTS = WEIGHTS.parent / "cache" / "zoo"
 
@@ -265,12 +265,18 @@ def launch() -> Fabric:
     return fabric
 
 
+def ship(path: Path, weights: dict[str, Tensor], about: dict) -> None:
+    """Write `weights` in half precision, and as metadata what is known `about` them, in place of an older file."""
+    half = {key: value.half().cpu().contiguous() for key, value in weights.items()}
+    unfinished = path.with_suffix(".part")
+    save_file(half, unfinished, metadata={key: json.dumps(value) for key, value in about.items()})
+    os.replace(unfinished, path)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m zoo.train", description="Train networks of the zoo.")
     parser.add_argument("names", nargs="+", choices=[*ZOO, "all"], metavar="name", help=f"all, or of: {', '.join(ZOO)}")
-    parser.add_argument(
-        "--data", type=Path, required=True, help="tiny-imagenet-200.zip, its folder, or a folder of parts"
-    )
+    add_data_argument(parser)
     parser.add_argument("--grid", action="store_true", help="only compare optimizers and learning rates")
     arguments = parser.parse_args()
 
@@ -289,10 +295,7 @@ def main() -> None:
                 "train_seconds": sum(row["seconds"] for row in history),
                 "device": device_name(fabric.device),
             }
-            half = {key: value.half().contiguous() for key, value in weights.items()}
-            unfinished = WEIGHTS / f"{name}.part"
-            save_file(half, unfinished, metadata={key: json.dumps(value) for key, value in about.items()})
-            os.replace(unfinished, WEIGHTS / f"{name}.safetensors")
+            ship(WEIGHTS / f"{name}.safetensors", weights, about)
             write_csv(WEIGHTS / f"{name}.csv", history)
 
 

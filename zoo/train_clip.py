@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import gzip
-import json
 import os
 import random
 import sys
@@ -28,7 +27,6 @@ import utils  # noqa: F401  makes torchvision, which open_clip imports, work bes
 import open_clip
 import torch
 from lightning_fabric import Fabric
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
@@ -36,8 +34,8 @@ from tqdm import tqdm
 from zoo import WEIGHTS
 from zoo.clip import MERGES, NAME, TEMPLATES, definition_of, encode_text, held_out, load, names_of, tokenizer
 from zoo.tables import read_csv, write_csv
-from zoo.tiny_imagenet import device_name, load_for_command, normalize
-from zoo.train import CHECKPOINTS, Recipe, augment, build_optimizer, launch, learning_rate_at, resume
+from zoo.tiny_imagenet import add_data_argument, device_name, load_for_command, normalize
+from zoo.train import CHECKPOINTS, Recipe, augment, build_optimizer, launch, learning_rate_at, resume, ship
 
 RECIPE = Recipe("adamw", 1e-3, epochs=10, small_epochs=0, label_smoothing=0.0)
 NUM_MERGES = 4000
@@ -194,9 +192,7 @@ def evaluate(device: torch.device, data: dict) -> list[dict]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m zoo.train_clip", description="Train MicroCLIP.")
-    parser.add_argument(
-        "--data", type=Path, required=True, help="tiny-imagenet-200.zip, its folder, or a folder of parts"
-    )
+    add_data_argument(parser)
     parser.add_argument("--evaluate", action="store_true", help="only recompute the table of accuracies and compare")
     arguments = parser.parse_args()
 
@@ -215,10 +211,7 @@ def main() -> None:
             "train_seconds": sum(row["seconds"] for row in history),
             "device": device_name(fabric.device),
         }
-        half = {key: value.half().cpu().contiguous() for key, value in clip.state_dict().items()}
-        unfinished = WEIGHTS / "clip.part"
-        save_file(half, unfinished, metadata={key: json.dumps(value) for key, value in about.items()})
-        os.replace(unfinished, WEIGHTS / "clip.safetensors")
+        ship(WEIGHTS / "clip.safetensors", clip.state_dict(), about)
         write_csv(WEIGHTS / "clip.csv", history)
         write_csv(results, evaluate(fabric.device, data))
         return
