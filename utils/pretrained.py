@@ -167,7 +167,7 @@ def _micro_classifier(name: str) -> Classifier:
 
     model, about = load(name)
     to_float = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True)]
-    normalize = v2.Normalize(IMAGENET_MEAN.tolist(), IMAGENET_STD.tolist())
+    normalize = v2.Normalize([*IMAGENET_MEAN], [*IMAGENET_STD])
     transform = v2.Compose([v2.Resize(IMAGE_SIZE), v2.CenterCrop(IMAGE_SIZE), *to_float, normalize])
     name_of = {label.wnid: label.name for label in imagenet_classes()}
     millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6

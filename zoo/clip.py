@@ -100,8 +100,8 @@ def load(folder: Path = WEIGHTS) -> tuple[open_clip.CLIP, Callable, dict]:
         model, transform = open_clip.create_model_from_pretrained(
             NAME,
             pretrained=str(path),
-            image_mean=tuple(IMAGENET_MEAN.tolist()),
-            image_std=tuple(IMAGENET_STD.tolist()),
+            image_mean=IMAGENET_MEAN,
+            image_std=IMAGENET_STD,
         )
     except (SafetensorError, RuntimeError, ValueError, OSError) as error:
         raise unusable_weights(path, error, "python -m zoo.train_clip --data tiny-imagenet-200.zip") from None

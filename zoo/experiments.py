@@ -2,13 +2,16 @@
 
     python -m zoo.experiments depth --data tiny-imagenet-200.zip
 
-Each trains its networks on Tiny-ImageNet-200 by the recipe of :mod:`zoo.train`, with fewer epochs, the same for
+Each trains its networks on Tiny-ImageNet-200 by the recipe of :mod:`zoo.train`, most with fewer epochs, the same for
 all of its networks, and optimizers and learning rates that are set here, not chosen by a grid, and writes
 ``data/experiments/<name>.csv``: one row an epoch of every network. Training resumes from checkpoints, so an
 interrupted command may simply be given again. Needs ``requirements-train.txt``.
 
 depth
     Plain and residual networks of 8, 14, 20 and 32 layers (lecture 04; He et al., 2016, figures 1 and 6).
+normalization
+    The AlexNet and the VGG of the zoo with batch normalization behind each convolution, trained as those of the zoo,
+    which have none: ``data/zoo/alexnet.csv`` and ``vgg.csv`` (lecture 04; Ioffe and Szegedy, 2015).
 scaling
     One EfficientNet made wider, deeper, finer (higher resolution), or all three, to two and four times its cost
     (lecture 08; Tan and Le, 2019, figures 3 and 8).
@@ -34,12 +37,14 @@ from torch.nn import functional as F
 
 from utils.costs import costs
 from zoo import IMAGE_SIZE, WEIGHTS
+from zoo.alexnet import AlexNet, LocalResponseNorm
 from zoo.efficientnet import EfficientNet
 from zoo.ladder import Ladder, road
 from zoo.resnet import ResNet, plain
 from zoo.tables import write_csv
 from zoo.tiny_imagenet import add_data_argument, load_for_command
 from zoo.train import CHECKPOINTS, Recipe, launch, train
+from zoo.vgg import VGG
 from zoo.vit import ViT
 
 RESULTS = WEIGHTS.parent / "experiments"
@@ -62,6 +67,23 @@ def depth() -> Iterator[Run]:
         for name, network in (("plain", plain), ("residual", ResNet)):
             build = partial(network, depths=(blocks,) * 3, widths=(16, 32, 64), stem_width=16)
             yield Run({"network": name, "layers": 6 * blocks + 2}, build, recipe)
+
+
+def normalized(network: Callable[[], AlexNet | VGG]) -> nn.Module:
+    """Build `network` with batch normalization behind each convolution, in place of any other normalization."""
+    model, layers = network(), []
+    for layer in model.features:
+        if not isinstance(layer, LocalResponseNorm):
+            layers.append(layer)
+        if isinstance(layer, nn.Conv2d):
+            layers.append(nn.BatchNorm2d(layer.out_channels))
+    model.features = nn.Sequential(*layers)
+    return model
+
+
+def normalization() -> Iterator[Run]:
+    for network, rate in ((AlexNet, 0.001), (VGG, 0.002)):  # as in the zoo
+        yield Run({"network": network.__name__.lower()}, partial(normalized, network), Recipe("adamw", rate))
 
 
 def scaling() -> Iterator[Run]:
@@ -98,6 +120,7 @@ def ladder() -> Iterator[Run]:
 
 EXPERIMENTS: dict[str, Callable[[], Iterator[Run]]] = {
     "depth": depth,
+    "normalization": normalization,
     "scaling": scaling,
     "data": data,
     "ladder": ladder,

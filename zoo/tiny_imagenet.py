@@ -18,8 +18,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 IMAGES = {"train": 100_000, "val": 10_000}
-IMAGENET_MEAN = torch.tensor([0.485, 0.456, 0.406])
-IMAGENET_STD = torch.tensor([0.229, 0.224, 0.225])
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def _files(source: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
@@ -136,7 +135,7 @@ def load_for_command(source: Path, splits: Sequence[str] = ("train", "val")) -> 
 
 def normalize(images: Tensor) -> Tensor:
     """Turn uint8 images ``(N, 3, H, W)`` into the float input that every network of the zoo expects."""
-    mean, std = IMAGENET_MEAN.to(images.device), IMAGENET_STD.to(images.device)
+    mean, std = (torch.tensor(values, device=images.device) for values in (IMAGENET_MEAN, IMAGENET_STD))
     return (images.float() / 255 - mean[:, None, None]) / std[:, None, None]
 
 
