@@ -200,7 +200,7 @@ def test_unusable_weights_are_named_with_what_to_do(tmp_path, damage):
         path.unlink()
     elif damage != "other network":
         os.truncate(path, 100_000 if damage == "cut" else 0)
-    with pytest.raises(RuntimeError, match=r"clip\.safetensors.*(git checkout|Restore the file)"):
+    with pytest.raises(RuntimeError, match=r"clip\.safetensors.*git checkout"):
         micro.load(tmp_path)
 
 

@@ -237,6 +237,17 @@ def test_a_web_page_is_called_what_it_is(server, mirrors):
         data.fetch("file", mirrors, SHA256)
 
 
+def test_where_there_is_no_network_it_is_said_what_to_do(cache, monkeypatch):
+    monkeypatch.setattr(data, "online", lambda: False)
+    with pytest.raises(
+        data.DownloadError, match="there is no network; once there is, restart the kernel, or run `make"
+    ):
+        data.fetch("file", data.MIRRORS, SHA256)
+    monkeypatch.setenv("COURSE_MIRROR", "http://teacher:8000")
+    with pytest.raises(data.DownloadError, match="no network, nor does COURSE_MIRROR=http://teacher:8000 answer; once"):
+        data.fetch("file", data.MIRRORS, SHA256)
+
+
 def test_a_damaged_file_is_fetched_anew_or_reported(server, mirrors, cache, monkeypatch):
     cache.mkdir(parents=True)
     (cache / "file").write_bytes(CONTENT[:-1])
@@ -499,8 +510,8 @@ def test_damaged_photographs_are_fetched_anew_or_reported(server, mirrors, cache
     monkeypatch.setenv("COURSE_OFFLINE", "1")
     data.online.cache_clear()
     assert data.MicroImageNet().source == (
-        "6 sample photographs from installed packages. MicroImageNet is damaged in the cache, and there is no network; "
-        "`make prefetch` fetches it."
+        "6 sample photographs from installed packages. MicroImageNet is damaged in the cache, and COURSE_OFFLINE=1 "
+        "forbids the network; without it, `make prefetch` fetches it."
     )
     monkeypatch.delenv("COURSE_OFFLINE")
     data.online.cache_clear()
@@ -748,8 +759,8 @@ def test_without_network_there_are_six_sample_photographs_and_one_line_the_same_
     monkeypatch.setenv("COURSE_OFFLINE", "1")
     dataset = data.MicroImageNet()
     assert capsys.readouterr().out == (
-        "6 sample photographs from installed packages. MicroImageNet is not in the cache, and there is no network; "
-        "`make prefetch` fetches it.\n"
+        "6 sample photographs from installed packages. MicroImageNet is not in the cache, and COURSE_OFFLINE=1 "
+        "forbids the network; without it, `make prefetch` fetches it.\n"
     )
     assert [path.name for path in dataset.paths] == (
         ["chelsea.png", "coffee.png", "rocket.jpg", "grace_hopper.jpg", "camera.png", "china.jpg"]

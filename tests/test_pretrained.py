@@ -156,7 +156,9 @@ def test_weights_whose_address_has_no_hash_are_refused(name):
 
 def test_each_file_of_weights_carries_the_beginning_of_its_hash_in_its_name():
     for name in set().union(*prefetch.NEEDS.values()) - {prefetch.PHOTOGRAPHS, *pretrained.CLIP_WEIGHTS}:
-        with pytest.raises(DownloadError, match=r"-[0-9a-f]{8,}\.pth is not in the cache, and there is no network"):
+        with pytest.raises(
+            DownloadError, match=r"-[0-9a-f]{8,}\.pth is not in the cache, and COURSE_OFFLINE=1 forbids"
+        ):
             pretrained.fetch_weights(name)
 
 
@@ -270,7 +272,7 @@ def test_prefetch_counts_and_names_what_cannot_be_had(capsys):
     assert prefetch.main([]) == len(everything)
     said = capsys.readouterr().out
     assert said.startswith(f"Wanted: {len(everything)} downloads, ")
-    assert "There is no network" in said
+    assert "COURSE_OFFLINE=1 forbids the network: only" in said
     assert re.search(r"alexnet +244 MB  missing; ", said)
     assert re.search(r"MicroImageNet +106 MB  missing; ", said)
 

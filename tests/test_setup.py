@@ -141,7 +141,7 @@ def test_failing_pip_is_shown_with_what_to_do_and_spoils_nothing(course):
     assert status == 1
     assert "No matching distribution found for absent" in output
     assert output.splitlines()[-1] == (
-        "The packages could not be installed, for the reason above. Is there a network? Then call again."
+        "The packages could not be installed, for the reason above. Is there a network? Then give the command again."
     )
     assert (course / ".venv/complete").read_text() == before
     assert has_tiny(course)
@@ -171,7 +171,7 @@ def test_a_call_waits_for_another_and_repairs_what_its_interruption_left(course)
         second = start(course)
         assert "waiting until it ends" in second.stdout.readline()
         os.killpg(first.pid, signal.SIGINT)
-        assert first.communicate(timeout=60)[0].splitlines()[-1] == "Interrupted. The next call begins anew."
+        assert first.communicate(timeout=60)[0].splitlines()[-1] == "Interrupted. Give the command again to start anew."
         connection.close()
     assert second.wait(timeout=120) == 0
     assert "Installing" in second.stdout.read()

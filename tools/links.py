@@ -44,7 +44,7 @@ def written_address(root: Path) -> Address:
     text = (root / "README.md").read_text(encoding="utf-8")
     badge = re.search(r"/github/([\w.-]+/[\w.-]+)/blob/(.+?)/notebooks/", text)
     if not badge:
-        raise SystemExit("README.md has no link to Colab, which would tell the old address.")
+        raise SystemExit("README.md has no link to Colab any more, which tells the old address: restore one.")
     return Address(*badge.groups())
 
 

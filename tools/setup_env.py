@@ -102,7 +102,9 @@ def run(*command):
     if process.returncode:
         if any(mark in errors for mark in (b"Errno 28", b"No space left", b"quota exceeded")):
             sys.exit(DISK_FULL)
-        sys.exit("The packages could not be installed, for the reason above. Is there a network? Then call again.")
+        sys.exit(
+            "The packages could not be installed, for the reason above. Is there a network? Then give the command again."
+        )
 
 
 def install(python, version, stamp):
@@ -116,7 +118,7 @@ def install(python, version, stamp):
         if ask(python, "import ensurepip, venv") is None:
             sys.exit(
                 f"{python} lacks the modules venv and ensurepip: install them (on Debian and Ubuntu: "
-                f"apt install python{version}-venv), and call again."
+                f"apt install python{version}-venv), and give the command again."
             )
         run(python, "-I", "-m", "venv", "--clear", "--without-pip", VENV.resolve())
         if shutil.disk_usage(str(VENV)).free < NEEDED_SPACE:
@@ -125,7 +127,7 @@ def install(python, version, stamp):
     if sys.platform == "linux" and not shutil.which("nvidia-smi") and "PIP_EXTRA_INDEX_URL" not in os.environ:
         say(
             "No NVIDIA GPU here. Unless pip's settings already name the CPU wheels, several GB are saved if you stop "
-            "with Ctrl-C, and call again with PIP_EXTRA_INDEX_URL set to the address that pytorch.org names for "
+            "with Ctrl-C, and begin again with PIP_EXTRA_INDEX_URL set to the address that pytorch.org names for "
             "Linux, Pip, CPU."
         )
     try:
@@ -153,6 +155,6 @@ if __name__ == "__main__":
     try:
         main()
     except KeyboardInterrupt:
-        sys.exit("Interrupted. The next call begins anew.")
+        sys.exit("Interrupted. Give the command again to start anew.")
     except OSError as error:
         sys.exit(DISK_FULL if error.errno == errno.ENOSPC else f"Cannot set up .venv: {error}")

@@ -143,9 +143,13 @@ def _obtain(target: Path, urls: list[str], is_good: Callable, prepare: Callable 
         raise DownloadError(f"{target} cannot be read ({reason}). Make it readable, or set COURSE_CACHE.") from error
     if not online():
         state = "damaged in" if target.exists() else "not in"
-        mirror = os.environ.get("COURSE_MIRROR")
-        network = f"there is no network, nor does COURSE_MIRROR={mirror} answer" if mirror else "there is no network"
-        raise DownloadError(f"{target.name} is {state} the cache, and {network}; `make prefetch` fetches it.")
+        if os.environ.get("COURSE_OFFLINE") == "1":
+            reason = "COURSE_OFFLINE=1 forbids the network; without it, `make prefetch` fetches it"
+        else:
+            mirror = os.environ.get("COURSE_MIRROR")
+            nor = f", nor does COURSE_MIRROR={mirror} answer" if mirror else ""
+            reason = f"there is no network{nor}; once there is, restart the kernel, or run `make prefetch`"
+        raise DownloadError(f"{target.name} is {state} the cache, and {reason}.")
     reasons = []
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -317,7 +321,9 @@ class MicroImageNet(Dataset):
             found = {file.name: file for file in files}
             self.paths = [found[name] for name in _manifest() if name in found and name.split("_")[0] in by_wnid]
             if not self.paths:
-                raise FileNotFoundError(f"COURSE_DATA={given} is no folder or zip with photographs of MicroImageNet.")
+                raise FileNotFoundError(
+                    f"COURSE_DATA={given} is no folder or zip with photographs of MicroImageNet: correct or unset it."
+                )
             self.labels = [by_wnid[path.name.split("_")[0]] for path in self.paths]
             self.accepted = [frozenset([label.index]) for label in self.labels]
             self.source = f"MicroImageNet: {len(self.paths)} photographs of {len(set(self.labels))} classes, from "

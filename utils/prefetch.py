@@ -58,7 +58,9 @@ def obtain(name: str) -> None:
         fetch_weights(name)
     elif len(MicroImageNet()) < 750:
         given = os.environ.get("COURSE_DATA")
-        raise DownloadError(f"COURSE_DATA={given} has not all of them" if given else "for the reason above")
+        raise DownloadError(
+            f"COURSE_DATA={given} does not hold all of them: unset it" if given else "for the reason above"
+        )
     else:
         pack_photographs()
 
@@ -83,7 +85,10 @@ def main(lectures: list[str]) -> int:
     wanted = list(dict.fromkeys(name for key in lectures or NEEDS for name in NEEDS.get(f"{int(key):02}", ())))
     print(f"Wanted: {len(wanted)} downloads, {sum(map(megabytes, wanted)):.0f} MB in all. Those in the cache are kept.")
     if not online():
-        print("There is no network: only what is already in the cache can be shown.")
+        reason = (
+            "COURSE_OFFLINE=1 forbids the network" if os.environ.get("COURSE_OFFLINE") == "1" else "There is no network"
+        )
+        print(f"{reason}: only what is already in the cache can be shown.")
     table, missing = [], 0
     for name in wanted:
         try:

@@ -155,7 +155,9 @@ def _full_classifier(name: str, weights, file: Path) -> Classifier:
         model.load_state_dict(state)
     except Exception as error:  # torch's, pickle's and zipfile's
         reason = str(error).partition("\n")[0]
-        raise RuntimeError(f"{file} is no file of weights for {name} ({reason}). Delete it.") from error
+        raise RuntimeError(
+            f"{file} is no file of weights for {name} ({reason}). Delete it, and run this again."
+        ) from error
     classes = imagenet_classes()
     names, wnids = [label.name for label in classes], [label.wnid for label in classes]
     source = f"{name}: torchvision's weights {weights.name}, for the 1,000 classes of ImageNet."

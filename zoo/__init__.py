@@ -82,11 +82,11 @@ def create(name: str, num_classes: int = NUM_CLASSES) -> nn.Module:
 def unusable_weights(path: Path, error: Exception, command: str) -> RuntimeError:
     """Return an error that says why the weights `path` cannot be read, and how to get them back."""
     if isinstance(error, FileNotFoundError):
-        return RuntimeError(f"The weights {path} are missing. Restore them: git checkout -- data/zoo/{path.name}")
-    return RuntimeError(
-        f"The weights {path} cannot be used ({str(error).splitlines()[0]}). "
-        f"Restore the file from the repository, or train it anew: {command}"
-    )
+        what = "are missing"
+    else:
+        what = f"cannot be used ({str(error).splitlines()[0]})"
+    restore = f"git checkout -- data/zoo/{path.name}"
+    return RuntimeError(f"The weights {path} {what}. Restore them ({restore}), or train them anew ({command}).")
 
 
 def load(name: str, folder: Path = WEIGHTS) -> tuple[nn.Module, dict]:

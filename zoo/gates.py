@@ -5,14 +5,15 @@
 Reads the gates on the 10,000 validation images of Tiny-ImageNet-200 and writes two tables into ``data/experiments/``:
 ``gates.csv``, the share of their variance that lies between the classes, block by block, before and after training; and
 ``frozen_gates.csv``, the accuracy on every second image with the network's own gates, with each gate frozen at its mean
-over the other images, and with all gates at the one half at which an untrained gate stands.
+over the other images, with all gates of a block at one mean, and with all at the one half at which an untrained gate
+stands; once with the running averages of training, and once with averages of the other images, taken with these gates.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -58,6 +59,18 @@ def predict(model: nn.Module, images: Tensor) -> tuple[Tensor, list[Tensor]]:
     return torch.cat(classes), [torch.cat(kept) for kept in seen]
 
 
+@torch.inference_mode()
+def renew(model: nn.Module, images: Tensor) -> None:
+    """Replace the running averages of batch normalization by those of uint8 `images`."""
+    for norm in (module for module in model.modules() if isinstance(module, nn.BatchNorm2d)):
+        norm.reset_running_stats()
+        norm.momentum = None  # the plain mean over all batches
+    model.train()
+    for chunk in images.split(250):
+        model(normalize(chunk))
+    model.eval()
+
+
 def share_between_classes(values: Tensor, labels: Tensor) -> float:
     """Return which share of the variance of `values` ``(N, channels)``, summed over channels, lies between classes.
 
@@ -86,15 +99,20 @@ def main() -> None:
     judged, others = slice(0, None, 2), slice(1, None, 2)
     own, right = answers[judged], labels[judged]
     settings = {
+        "their own": None,
         "frozen at their mean": [values[others].mean(0) for values in gates],
+        "one for each block": [torch.full_like(values[0], values[others].mean().item()) for values in gates],
         "all one half": [torch.full_like(values[0], 0.5) for values in gates],
     }
-    rows = [{"gates": "their own", "top1": (own == right).float().mean().item(), "same_answer": 1.0}]
+    rows = []
     for name, values in settings.items():
-        with fixed(trained, values):
-            changed, _ = predict(trained, images[judged])
-        same = (changed == own).float().mean().item()
-        rows.append({"gates": name, "top1": (changed == right).float().mean().item(), "same_answer": same})
+        model = load("se_resnet")[0]
+        with fixed(model, values) if values else nullcontext():
+            changed = predict(model, images[judged])[0]
+            renew(model, images[others])  # other gates make other averages
+            renewed = predict(model, images[judged])[0]
+        shares = {"top1": changed == right, "same_answer": changed == own, "top1_renewed": renewed == right}
+        rows.append({"gates": name, **{key: value.float().mean().item() for key, value in shares.items()}})
     rows = [{key: value if key == "gates" else round(100 * value, 1) for key, value in row.items()} for row in rows]
     write_csv(RESULTS / "frozen_gates.csv", rows)
     for row in rows:

@@ -82,6 +82,10 @@ def load_tiny_imagenet(
     wnids: list[str] = []
     annotations: dict[str, str] = {}
     encoded: dict[str, list[tuple[str, bytes]]] = {split: [] for split in splits}
+    if not source.exists():
+        raise FileNotFoundError(
+            f"There is no {source}. Get http://cs231n.stanford.edu/tiny-imagenet-200.zip and name it."
+        )
     for name, read in _files(source):
         parts = name.split("/")
         if name == "wnids.txt":

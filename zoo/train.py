@@ -261,7 +261,9 @@ def launch() -> Fabric:
     fabric = Fabric(accelerator="auto", devices=int(os.environ.get("WORLD_SIZE", 1)), precision=precision)
     fabric.launch()
     if Recipe.batch_size % fabric.world_size:
-        sys.exit(f"{fabric.world_size} processes cannot share batches of {Recipe.batch_size} images evenly.")
+        sys.exit(
+            f"{fabric.world_size} processes cannot share batches of {Recipe.batch_size} images evenly: start 1, 2, 4 or 8."
+        )
     return fabric
 
 

@@ -198,7 +198,9 @@ def main() -> None:
 
     fabric = launch()
     if fabric.world_size > 1:
-        sys.exit("MicroCLIP is trained by one process, because its loss compares all pairs of a batch.")
+        sys.exit(
+            "MicroCLIP is trained by one process, because its loss compares all pairs of a batch: start it without torchrun."
+        )
     results = WEIGHTS / "clip_results.csv"
     data = load_for_command(arguments.data, ("val",) if arguments.evaluate else ("train", "val"))
     if not arguments.evaluate:
@@ -222,7 +224,7 @@ def main() -> None:
         if abs(row["top1"] - recorded.get((row["images"], row["candidates"], row["prompts"]), 1e9)) > 0.1
     ]
     if wrong:
-        sys.exit(f"The table {results.name} says otherwise about {len(wrong)} rows: {wrong}")
+        sys.exit(f"{len(wrong)} rows differ from {results.name}: {wrong}. To write it anew, train without --evaluate.")
     print(f"{results.name} is right.")
 
 
