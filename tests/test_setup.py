@@ -141,7 +141,7 @@ def test_failing_pip_is_shown_with_what_to_do_and_spoils_nothing(course):
     assert status == 1
     assert "No matching distribution found for absent" in output
     assert output.splitlines()[-1] == (
-        "The packages could not be installed, for the reason above. Is there a network? Then give the command again."
+        "The packages could not be installed, for the reason above. Is there a network? Give the command again."
     )
     assert (course / ".venv/complete").read_text() == before
     assert has_tiny(course)

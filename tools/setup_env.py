@@ -103,7 +103,7 @@ def run(*command):
         if any(mark in errors for mark in (b"Errno 28", b"No space left", b"quota exceeded")):
             sys.exit(DISK_FULL)
         sys.exit(
-            "The packages could not be installed, for the reason above. Is there a network? Then give the command again."
+            "The packages could not be installed, for the reason above. Is there a network? Give the command again."
         )
 
 

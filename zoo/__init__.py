@@ -81,10 +81,9 @@ def create(name: str, num_classes: int = NUM_CLASSES) -> nn.Module:
 
 def unusable_weights(path: Path, error: Exception, command: str) -> RuntimeError:
     """Return an error that says why the weights `path` cannot be read, and how to get them back."""
+    what = f"cannot be used ({str(error).splitlines()[0]})"
     if isinstance(error, FileNotFoundError):
         what = "are missing"
-    else:
-        what = f"cannot be used ({str(error).splitlines()[0]})"
     restore = f"git checkout -- data/zoo/{path.name}"
     return RuntimeError(f"The weights {path} {what}. Restore them ({restore}), or train them anew ({command}).")
 

@@ -262,7 +262,7 @@ def launch() -> Fabric:
     fabric.launch()
     if Recipe.batch_size % fabric.world_size:
         sys.exit(
-            f"{fabric.world_size} processes cannot share batches of {Recipe.batch_size} images evenly: start 1, 2, 4 or 8."
+            f"{fabric.world_size} processes cannot share batches of {Recipe.batch_size} evenly: start 1, 2, 4 or 8."
         )
     return fabric
 

@@ -199,7 +199,7 @@ def main() -> None:
     fabric = launch()
     if fabric.world_size > 1:
         sys.exit(
-            "MicroCLIP is trained by one process, because its loss compares all pairs of a batch: start it without torchrun."
+            "MicroCLIP is trained by one process, as its loss compares all pairs of a batch: start it without torchrun."
         )
     results = WEIGHTS / "clip_results.csv"
     data = load_for_command(arguments.data, ("val",) if arguments.evaluate else ("train", "val"))
