@@ -214,9 +214,10 @@ def test_folder_zip_and_parts_give_the_same_data(tiny, tmp_path):
 
 
 def test_a_source_without_tiny_imagenet_is_named(tmp_path):
-    for source in (tmp_path, tmp_path / "no such folder"):
-        with pytest.raises(FileNotFoundError, match="holds no Tiny-ImageNet-200"):
-            load_tiny_imagenet(source)
+    with pytest.raises(FileNotFoundError, match="holds no Tiny-ImageNet-200"):
+        load_tiny_imagenet(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"There is no .*no such folder\. Get http.*tiny-imagenet-200\.zip"):
+        load_tiny_imagenet(tmp_path / "no such folder")
 
 
 def test_data_that_is_damaged_or_incomplete_is_named(tiny, tmp_path):
