@@ -3,6 +3,7 @@
 import os
 import tempfile
 import time
+from pathlib import Path
 from queue import Empty
 
 import psutil
@@ -10,7 +11,7 @@ import pytest
 from nbval.kernel import RunningKernel
 from nbval.plugin import IPyNbCell
 
-from tools.run_notebooks import NOTEBOOKS, use_headless_environment
+from tools.run_notebooks import NOTEBOOKS, lectures, use_headless_environment
 
 MEMORY_PER_NOTEBOOK = 2 << 30  # bytes
 
@@ -21,8 +22,12 @@ def available_cores() -> int:
 
 def pytest_xdist_auto_num_workers() -> int:
     """With ``-n auto``: as many workers as there are cores, notebooks (and the unit tests), and memory."""
-    notebooks = len(list(NOTEBOOKS.glob("*.ipynb")))
-    return max(1, min(available_cores(), notebooks + 1, psutil.virtual_memory().available // MEMORY_PER_NOTEBOOK))
+    return max(1, min(available_cores(), len(lectures()) + 1, psutil.virtual_memory().available // MEMORY_PER_NOTEBOOK))
+
+
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """Leave out a student's copies of the notebooks, and say nothing of other files."""
+    return collection_path not in lectures() if collection_path.parent == NOTEBOOKS else None
 
 
 def pytest_configure(config: pytest.Config) -> None:

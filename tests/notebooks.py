@@ -4,8 +4,10 @@ import os
 import subprocess
 from pathlib import Path
 
+from tools.run_notebooks import lectures
+
 ROOT = Path(__file__).resolve().parent.parent
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+NOTEBOOKS = lectures()
 # Of the user's git settings none counts here, and none of a git command that runs the tests from a hook.
 GIT = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")} | {
     "GIT_CONFIG_GLOBAL": os.devnull,

@@ -194,6 +194,15 @@ def test_torch_is_never_exchanged_even_if_a_package_asks_for_another(cell: str, 
     assert session.installed() == COLAB
 
 
+def test_a_pin_that_does_not_fit_colabs_packages_gives_way(cell: str, tmp_path: Path, published: Path):
+    session = Session(tmp_path, published, COLAB)
+    shutil.copytree(published / "index", tmp_path / "index")
+    make_wheel(tmp_path / "index", "timm", PINS["timm"], ["torch", "numpy>=999"])
+    assert session.run(cell, PIP_FIND_LINKS=str(tmp_path / "index")).returncode == 0
+    after = session.installed()
+    assert after["timm"] == "999" and {name: after[name] for name in COLAB} == COLAB
+
+
 def test_the_gpu_is_named(cell: str, tmp_path: Path, published: Path):
     session = Session(tmp_path, published, COMPLETE, gpu=True)
     assert session.run(cell).stdout.endswith("; installed: nothing, all is there; GPU: Tesla T4\n")
@@ -222,12 +231,18 @@ def test_all_that_the_notebooks_import_is_there_on_colab():
     for path in NOTEBOOKS:
         cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
         sources += ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
-    imported = set()
-    for node in (node for source in sources for node in ast.walk(ast.parse(source))):
-        if isinstance(node, ast.Import):
-            imported |= {name.name.split(".")[0] for name in node.names}
-        elif isinstance(node, ast.ImportFrom) and not node.level:
-            imported.add(node.module.split(".")[0])
+    imported, seen = set(), set()
+    for source in sources:  # which grows by the modules of the zoo that are imported
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.Import):
+                imported |= {name.name.split(".")[0] for name in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                imported.add(node.module.split(".")[0])
+                module = ROOT / f"{node.module.replace('.', '/')}.py"
+                if node.module.startswith("zoo.") and module.is_file() and module not in seen:
+                    seen.add(module)
+                    sources.append(module.read_text(encoding="utf-8"))
+    assert seen
     distributions = packages_distributions()
     needed = {
         canonicalize_name(distributions[name][0]) for name in imported - sys.stdlib_module_names - {"utils", "zoo"}

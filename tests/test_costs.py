@@ -332,6 +332,9 @@ def test_two_layers_of_3_see_as_much_as_one_of_5_and_three_as_one_of_7():
         (lambda: nn.Sequential(nn.Conv2d(1, 1, 3), nn.AdaptiveAvgPool2d(1)), "AdaptiveAvgPool2d '1'"),
         (lambda: nn.Sequential(nn.Conv2d(1, 1, 3), nn.AdaptiveMaxPool2d(1)), "AdaptiveMaxPool2d '1'"),
         (lambda: nn.Sequential(nn.Conv2d(1, 1, 3), nn.ConvTranspose2d(1, 1, 3)), "ConvTranspose2d '1'"),
+        (lambda: nn.Sequential(nn.Conv2d(1, 4, 3), nn.PixelShuffle(2)), "PixelShuffle '1'"),
+        (lambda: nn.Sequential(nn.Conv2d(1, 1, 3), nn.PixelUnshuffle(2)), "PixelUnshuffle '1'"),
+        (lambda: nn.Sequential(nn.ZeroPad2d(3), nn.Conv2d(1, 1, 7)), "ZeroPad2d '0'"),
         (lambda: nn.Sequential(nn.Conv2d(1, 1, (1, 7))), "Conv2d '0'"),
     ],
 )

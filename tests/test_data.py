@@ -48,9 +48,9 @@ def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("COURSE_CACHE", str(folder))
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     monkeypatch.setattr(data, "ONLINE_SECONDS", PATIENCE)
-    data.online.cache_clear()
+    data._unreachable.cache_clear()
     yield folder
-    data.online.cache_clear()
+    data._unreachable.cache_clear()
 
 
 @pytest.fixture
@@ -240,13 +240,14 @@ def test_a_web_page_is_called_what_it_is(server, mirrors):
 def test_where_there_is_no_network_it_is_said_what_to_do(monkeypatch):
     monkeypatch.setattr(data, "MIRRORS", [])
     with pytest.raises(
-        data.DownloadError, match="there is no network; once there is, restart the kernel, or run `make"
+        data.DownloadError, match=r"there is no network \(.*\); once there is, restart the kernel, or run `make"
     ):
         data.fetch("file", [], SHA256)
     monkeypatch.setenv("COURSE_MIRROR", "http://127.0.0.1:1")  # where nobody listens
-    data.online.cache_clear()
+    data._unreachable.cache_clear()
     with pytest.raises(
-        data.DownloadError, match=r"no network, nor does COURSE_MIRROR=http://127\.0\.0\.1:1 answer; on"
+        data.DownloadError,
+        match=r"no network, nor does COURSE_MIRROR=http://127\.0\.0\.1:1 answer \(ConnectionError\); on",
     ):
         data.fetch("file", [], SHA256)
 
@@ -258,7 +259,7 @@ def test_a_damaged_file_is_fetched_anew_or_reported(server, mirrors, cache, monk
     with pytest.raises(data.DownloadError, match="file is damaged in the cache"):
         data.fetch("file", mirrors, SHA256)
     monkeypatch.delenv("COURSE_OFFLINE")
-    data.online.cache_clear()
+    data._unreachable.cache_clear()
     server.answers["/first.zip"] = good(CONTENT)
     assert data.fetch("file", mirrors, SHA256).read_bytes() == CONTENT
 
@@ -465,26 +466,28 @@ def test_two_processes_at_once_share_one_download(server, mirrors, cache, manife
     server.answers["/first.zip"] = lambda handler: handler.command == "GET" and answer(handler)
     classes = "data.imagenet_classes = lambda: [data.Label(1, '', 'n01443537'), data.Label(491, '', 'n03000684')]\n"
     processes = [start(classes + "data.MicroImageNet()[1]", manifest) for _ in range(2)]
-    for process in processes:
-        assert process.communicate()[0] == "MicroImageNet: 2 photographs of 2 classes, from the cache.\n"
+    there = "MicroImageNet: 2 photographs of 2 classes, from the cache.\n"
+    waiting = f"Another process is downloading into {cache}: waiting for it.\n"
+    assert sorted(process.communicate()[0] for process in processes) == sorted([there, waiting + there])
     assert server.downloads("/first.zip") == 1
     assert files_in(cache) == {f"MicroImageNet/{name}" for name in PHOTOGRAPHS}
 
 
-def test_who_waits_too_long_for_another_process_leaves_its_download_alone(mirrors, cache, monkeypatch):
+def test_who_waits_too_long_for_another_process_leaves_its_download_alone(mirrors, cache, monkeypatch, capsys):
     cache.mkdir(parents=True)
     (cache / ".cut-0-file").write_bytes(CONTENT[:1000])
     monkeypatch.setattr(data, "LOCK_SECONDS", 0.2)
     with FileLock(cache / ".lock"), pytest.raises(data.DownloadError, match="file could not be fetched: another proc"):
         data.fetch("file", mirrors, SHA256)
     assert (cache / ".cut-0-file").read_bytes() == CONTENT[:1000]
+    assert capsys.readouterr().out == f"Another process is downloading into {cache}: waiting for it.\n"
 
 
 def test_who_may_not_open_the_lock_leaves_the_download_of_another_alone(mirrors, cache, monkeypatch):
     cache.mkdir(parents=True)
     (cache / ".cut-0-file").write_bytes(CONTENT[:1000])
 
-    def refuse(*_) -> None:  # as it is where another user made the lock; root may open it all the same
+    def refuse(*_, **__) -> None:  # as it is where another user made the lock; root may open it all the same
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(data.FileLock, "acquire", refuse)
@@ -511,13 +514,13 @@ def test_damaged_photographs_are_fetched_anew_or_reported(server, mirrors, cache
     data.MicroImageNet()
     damage(cache / "MicroImageNet" / SAW)
     monkeypatch.setenv("COURSE_OFFLINE", "1")
-    data.online.cache_clear()
+    data._unreachable.cache_clear()
     assert data.MicroImageNet().source == (
         "6 sample photographs from installed packages. MicroImageNet is damaged in the cache, and COURSE_OFFLINE=1 "
         "forbids the network; without it, `make prefetch` fetches it."
     )
     monkeypatch.delenv("COURSE_OFFLINE")
-    data.online.cache_clear()
+    data._unreachable.cache_clear()
     expect_both_photographs(data.MicroImageNet())
 
 

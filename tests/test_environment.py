@@ -13,7 +13,7 @@ from packaging.markers import default_environment
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from notebooks import ROOT
+from notebooks import NOTEBOOKS, ROOT
 
 DESIGN_CARD = ["jupyterlab", "torch", "torchvision", "timm", "matplotlib", "open_clip_torch", "nbval", "GPUtil"]
 CODE = ["tests", "tools", "utils", "zoo"]
@@ -84,7 +84,7 @@ def sources() -> Iterator[tuple[str, str]]:
     """Name and text of all Python code: files, and notebooks without their magics."""
     for path in [ROOT / "conftest.py", *(path for folder in CODE for path in (ROOT / folder).rglob("*.py"))]:
         yield path.relative_to(ROOT).as_posix(), path.read_text(encoding="utf-8")
-    for path in ROOT.glob("notebooks/*.ipynb"):
+    for path in NOTEBOOKS:
         cells = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
         yield path.name, re.sub(r"^\s*[%!].*$", "", "\n".join(cells), flags=re.M)
 

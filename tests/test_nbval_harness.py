@@ -59,7 +59,9 @@ def make_course(folder: Path, notebooks: dict[str, list[nbformat.NotebookNode]])
 def results(tmp_path_factory) -> dict[str, list[ElementTree.Element]]:
     """The results of the cells of each notebook, from one run of pytest as in ``make test``."""
     folder = tmp_path_factory.mktemp("course") / "a path with spaces"
-    make_course(folder, NOTEBOOKS)
+    make_course(folder, {f"{number:02}_{name}": cells for number, (name, cells) in enumerate(NOTEBOOKS.items())})
+    # A student's copy, in which an exercise is not right yet.
+    nbformat.write(new_notebook(cells=[cell("1 / 0")]), folder / "notebooks/00_right-Copy1.ipynb")
     # A user's machine: another kernel goes by the same name, and data of his own.
     kernel = folder / "jupyter/kernels/python3/kernel.json"
     kernel.parent.mkdir(parents=True)
@@ -76,7 +78,7 @@ def results(tmp_path_factory) -> dict[str, list[ElementTree.Element]]:
     assert not (folder / "notebooks/reached").exists(), "a cell after the first failing one was executed"
     cells = {}
     for case in ElementTree.parse(report).iter("testcase"):
-        cells.setdefault(case.get("classname").removeprefix("notebooks.").removesuffix(".ipynb"), []).append(case)
+        cells.setdefault(re.sub(r"notebooks\.\d\d_|\.ipynb$", "", case.get("classname")), []).append(case)
     return cells
 
 
@@ -136,7 +138,7 @@ def test_reexecution_stores_outputs_and_keeps_ids_but_no_trace_of_the_run(tmp_pa
 
 def test_notebooks_are_selected_by_their_numbers_with_or_without_zero(monkeypatch, tmp_path):
     monkeypatch.setattr("tools.run_notebooks.NOTEBOOKS", tmp_path)
-    for name in ("01_a", "02_b", "10_c", "11_d"):
+    for name in ("01_a", "01_a-Copy1", "02_b", "10_c", "11_d", "scratch"):
         (tmp_path / f"{name}.ipynb").touch()
     for prefixes, names in (
         (["1"], "01_a"),

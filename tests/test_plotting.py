@@ -97,6 +97,9 @@ def test_what_does_not_fit_together_is_refused(shown):
         plotting.image_grid([torch.rand(8, 8)] * 2, ["a"])
     with pytest.raises(ValueError, match=r"'two' have different lengths: \[2, 3\]"):
         plotting.learning_curves({"two": [[4, 2], [3, 2, 1]]}, "Title", "Error", "Lines.")
+    guesses = [["cat", "dog"]], torch.tensor([[0.9, 0.1]])
+    with pytest.raises(ValueError, match="Each image needs one truth"):
+        plotting.prediction_grid([torch.rand(3, 8, 8)], ["cat"], *guesses, [[True]])
     for no_images in (lambda: plotting.image_grid([]), lambda: plotting.prediction_grid([], [], [], None, [])):
         with pytest.raises(ValueError, match="no images to show"):
             no_images()

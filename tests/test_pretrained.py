@@ -34,12 +34,12 @@ def offline(tmp_path, monkeypatch):
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     go(monkeypatch, online=False)
     yield
-    data.online.cache_clear()
+    data._unreachable.cache_clear()
 
 
 def go(monkeypatch, online: bool) -> None:
     monkeypatch.setenv("COURSE_OFFLINE", "0" if online else "1")
-    data.online.cache_clear()
+    data._unreachable.cache_clear()
 
 
 @pytest.fixture
@@ -204,6 +204,20 @@ def test_a_full_gpu_leaves_the_network_on_the_cpu_and_says_what_to_do(monkeypatc
     assert classifier.logits([Image.new("RGB", (64, 64))]).shape == (1, 200)
 
 
+def test_a_gpu_that_cannot_compute_leaves_the_network_on_the_cpu_and_says_why(monkeypatch, capsys):
+    def ones(*size: int, device: str) -> torch.Tensor:
+        raise torch.AcceleratorError("CUDA error: no kernel image is available for execution\nCompile with …")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.nn.Module, "to", lambda model, device: model)
+    monkeypatch.setattr(torch, "ones", ones)
+    classifier = load_classifier("micro_alexnet")
+    printed = capsys.readouterr().out
+    assert "cannot be used (CUDA error: no kernel image is available for execution)" in printed
+    assert "CUDA_VISIBLE_DEVICES= make lab" in printed
+    assert classifier.logits([Image.new("RGB", (64, 64))]).shape == (1, 200)
+
+
 def test_without_full_weights_and_micro_network_the_error_names_the_file_and_the_command(server):
     with pytest.raises(DownloadError, match=rf"{server.path[1:]} is not in the cache.*make prefetch"):
         load_classifier(SMALL)
@@ -341,7 +355,7 @@ def test_a_prefetched_cache_can_be_served_to_a_room_by_any_file_server(server, t
     Thread(target=room.serve_forever, daemon=True).start()
     monkeypatch.setenv("COURSE_MIRROR", f"http://127.0.0.1:{room.server_port}")
     monkeypatch.setenv("COURSE_CACHE", str(tmp_path / "student"))
-    data.online.cache_clear()
+    data._unreachable.cache_clear()
     before = len(server.requests)
     assert load_classifier(SMALL).source.startswith(SMALL)
     assert len(MicroImageNet()) == 1

@@ -1,5 +1,6 @@
-"""The training loop of the live experiments: it learns, repeats itself, stops, and says what is wrong."""
+"""The training loop of the live experiments: it learns, repeats itself, and says what is wrong."""
 
+import math
 import subprocess
 import sys
 from threading import Timer
@@ -36,10 +37,12 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another():
     assert first == again != other
 
 
-def test_training_ends_when_stop_says_so():
-    history = train(network(), epochs=50, stop=lambda history: history.error[-1] < 0.25)
-    assert len(history.loss) < 50
-    assert history.error[-1] < 0.25 <= min(history.error[:-1], default=1)
+def test_a_schedule_takes_a_step_after_each_epoch():
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
+    fit(model, TRAIN, epochs=3, optimizer=optimizer, schedule=schedule)
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.1 / 8)
 
 
 def test_the_error_is_measured_only_where_there_is_something_to_measure_it_on():
@@ -54,6 +57,8 @@ def test_the_error_is_measured_only_where_there_is_something_to_measure_it_on():
 def test_a_learning_rate_that_is_too_high_is_named_as_the_reason():
     with pytest.raises(FloatingPointError, match="lower learning rate"):
         train(network(), rate=1e20, epochs=3)
+    with pytest.raises(FloatingPointError, match="became inf in epoch 1"):
+        train(network(), epochs=1, loss=lambda logits, y: logits.sum().exp() + math.inf)
 
 
 def test_a_single_input_that_is_left_joins_the_step_before_it():

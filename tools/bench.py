@@ -21,7 +21,7 @@ import psutil
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-from tools.run_notebooks import use_headless_environment  # noqa: E402
+from tools.run_notebooks import lectures, use_headless_environment  # noqa: E402
 
 COPIES = ROOT / "build" / "bench"  # inside the course, so that the notebooks find it
 
@@ -64,7 +64,7 @@ def notebooks() -> list[str]:
     shutil.rmtree(COPIES, ignore_errors=True)
     COPIES.mkdir(parents=True)
     rows = []
-    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+    for path in lectures():
         copy = COPIES / path.name
         shutil.copy(path, copy)
         start = time.perf_counter()

@@ -7,6 +7,7 @@ The environment of these runs is also that of the tests (see conftest.py).
 """
 
 import os
+import re
 import sys
 import tempfile
 import time
@@ -22,6 +23,11 @@ NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
 CELL_TIMEOUT = 300  # seconds
 
 
+def lectures() -> list[Path]:
+    """Return the notebooks of the course in order; a copy such as ``01_alexnet-Copy1.ipynb`` is a student's."""
+    return sorted(path for path in NOTEBOOKS.glob("*.ipynb") if re.fullmatch(r"\d\d_\w+", path.stem))
+
+
 def use_headless_environment(scratch: str) -> None:
     """Make this process and the kernels that it starts independent of the user's settings and earlier downloads.
 
@@ -32,12 +38,14 @@ def use_headless_environment(scratch: str) -> None:
     scratch : str
         An empty folder, in which every cache gets a new place.
     """
-    for name in ("COURSE_DATA", "COURSE_MIRROR", "MPLBACKEND"):
+    for name in ("COURSE_DATA", "COURSE_MIRROR", "MPLBACKEND", "PYTHONSTARTUP"):
         os.environ.pop(name, None)
     # IPYTHONDIR: no start-up scripts of the user, and no history file over which parallel kernels fight.
     for name in ("COURSE_CACHE", "TORCH_HOME", "HF_HOME", "IPYTHONDIR"):
         os.environ[name] = os.path.join(scratch, name)
         os.mkdir(os.environ[name])
+    Path(scratch, "matplotlibrc").touch()  # in place of the user's
+    os.environ["MATPLOTLIBRC"] = scratch
     os.environ.update(COURSE_OFFLINE="1", HF_HUB_OFFLINE="1", TQDM_DISABLE="1", PYTHONHASHSEED="0")
     # The results are those of a CPU. Where a GPU is to be tested: COURSE_TEST_GPU=0 make test
     os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("COURSE_TEST_GPU", "")
@@ -88,7 +96,7 @@ def selected(prefixes: list[str]) -> list[Path]:
     SystemExit
         If there is no notebook for one of the prefixes.
     """
-    paths = sorted(NOTEBOOKS.glob("*.ipynb"))
+    paths = lectures()
     prefixes = [prefix.zfill(2) if prefix.isdigit() else prefix for prefix in prefixes]
     for prefix in prefixes:
         if not any(path.name.startswith(prefix) for path in paths):

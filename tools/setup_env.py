@@ -97,7 +97,9 @@ def run(*command):
         process.wait()
     finally:
         process.kill()  # without effect where it has ended by itself
-    if process.returncode < 0:  # killed
+    if process.returncode == -signal.SIGKILL:
+        sys.exit("The system stopped pip: is the memory full? Close other programs, and give the command again.")
+    if process.returncode < 0:
         raise KeyboardInterrupt
     if process.returncode:
         if any(mark in errors for mark in (b"Errno 28", b"No space left", b"quota exceeded")):

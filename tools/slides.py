@@ -32,6 +32,8 @@ SLIDES = ROOT / "build" / "slides"
 TEMPLATE = ROOT / "tools" / "slides"
 SLIDE_TYPES = {"slide", "subslide", "fragment", "skip", "notes", "-"}
 FOR_READERS = {"check", "solution"}  # tags of cells that a presentation leaves out
+# How code begins that draws and does little else: a presentation shows its outputs only.
+DRAWING = re.compile(r'figure\("\w+"\)$|fig, ax\w+ = |bars\(|learning_curves\(|cost_chart\(')
 # What a page of 1280 × 720 pixels holds. layout.js knows the same numbers.
 PRINTED_LINES = 26
 PICTURE_HEIGHT = 616
@@ -44,6 +46,9 @@ formulas = math_core.LatexToMathML(fancy_error=False)
 
 class Renderer(IPythonRenderer):
     """Markdown as HTML with formulas as MathML, which browsers draw without a script."""
+
+    def text(self, text: str) -> str:
+        return super().text(re.sub(r"(?<=\d) %", "\u00a0%", text))  # no line begins with a percent sign
 
     def block_math(self, body: str) -> str:
         return mathml(body, display=True)
@@ -135,7 +140,7 @@ def prepare(notebook: NotebookNode) -> None:
         is_setup = cell.cell_type == "code" and cell.source.startswith(SETUP)
         if is_setup or FOR_READERS & set(cell.metadata.get("tags", [])):
             cell.metadata.slideshow.slide_type = "skip"
-        cell.metadata.only_output = re.fullmatch(r'figure\("\w+"\)', cell.source) is not None
+        cell.metadata.only_output = DRAWING.match(cell.source) is not None
 
 
 def assets() -> dict[str, str]:

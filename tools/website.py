@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from tools.links import BADGE, SETUP, read_address  # noqa: E402
+from tools.run_notebooks import lectures  # noqa: E402
 
 PAGES = ROOT / "site"
 SOURCE = ROOT / "build" / "site-source"
@@ -88,7 +89,7 @@ def glossary(names: list[str]) -> str:
         return f"[{number[0]}]({pages.get(number[0], number[0])}.ipynb)"
 
     text = (PAGES / "glossary.md").read_text(encoding="utf-8")
-    return LECTURES.sub(lambda lectures: re.sub(r"\d\d", link, lectures[0]), text)
+    return LECTURES.sub(lambda found: re.sub(r"\d\d", link, found[0]), text)
 
 
 def make_accessible() -> None:
@@ -103,7 +104,7 @@ def main() -> None:
     for folder in (SOURCE, UNFINISHED):
         shutil.rmtree(folder, ignore_errors=True)
     SOURCE.mkdir(parents=True)
-    notebooks = sorted((ROOT / "notebooks").glob("*.ipynb"))
+    notebooks = lectures()
     for path in notebooks:
         nbformat.write(page(path), SOURCE / path.name)
     for path in PAGES.iterdir():
@@ -112,7 +113,7 @@ def main() -> None:
     repository, _ = read_address(ROOT)
     start = (PAGES / "index.md").read_text(encoding="utf-8")
     start = start.replace("LECTURES", "\n".join(path.stem for path in notebooks)).replace("TIMELINE", timeline())
-    start = start.replace("ADDRESS", f"https://github.com/{repository}").replace("NAME", repository.split("/")[1])
+    start = start.replace("ADDRESS", f"https://github.com/{repository}")
     (SOURCE / "index.md").write_text(start, encoding="utf-8")
     (SOURCE / "glossary.md").write_text(glossary([path.stem for path in notebooks]), encoding="utf-8")
     command = [sys.executable, "-m", "sphinx", "--quiet", "--fail-on-warning", "--keep-going", "-b", "html"]

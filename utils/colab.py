@@ -29,7 +29,7 @@ def install_missing() -> list[str]:
     """Install the packages of requirements.txt that cannot be found, and change none that can.
 
     pip gets constraints.txt with the version of every package that is already there in place of the course's own
-    pin, so that adding timm cannot exchange Colab's torch.
+    pin, so that adding timm cannot exchange Colab's torch. If the other pins do not fit those, pip chooses.
 
     Returns
     -------
@@ -45,16 +45,24 @@ def install_missing() -> list[str]:
     missing = {name: line for name, line in _lines(wanted) if not _installed(name)}
     if missing:
         pins = _lines((COURSE / "constraints.txt").read_text(encoding="utf-8"))
-        kept = [f"{name}=={_installed(name)}" if _installed(name) else line for name, line in pins]
-        with TemporaryDirectory() as folder:
-            file = Path(folder, "constraints.txt")
-            file.write_text("\n".join(kept), encoding="utf-8")
-            command = [sys.executable, "-m", "pip", "install", "--quiet", "--constraint", str(file), *missing.values()]
-            pip = subprocess.run(command, capture_output=True, text=True)
+        there = [f"{name}=={_installed(name)}" for name, _ in pins if _installed(name)]
+        pinned = [line for name, line in pins if not _installed(name)]
+        for kept in (there + pinned, there):  # years later, a pin may ask for more than Colab's packages can give
+            pip = _pip_install(list(missing.values()), kept)
+            if "conflict" not in pip.stderr:
+                break
         if pip.returncode:
             raise RuntimeError(f"pip could not install {', '.join(missing)}; run this cell again. {pip.stderr}")
         invalidate_caches()
     return list(missing)
+
+
+def _pip_install(requirements: list[str], constraints: list[str]) -> subprocess.CompletedProcess[str]:
+    with TemporaryDirectory() as folder:
+        file = Path(folder, "constraints.txt")
+        file.write_text("\n".join(constraints), encoding="utf-8")
+        command = [sys.executable, "-m", "pip", "install", "--quiet", "--constraint", str(file), *requirements]
+        return subprocess.run(command, capture_output=True, text=True)
 
 
 def _lines(text: str) -> list[tuple[str, str]]:

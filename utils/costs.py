@@ -15,7 +15,9 @@ from torch.utils.flop_counter import flop_registry
 
 from utils.gpu import MIB, text_table
 
-UNFOLLOWED = (nn.Linear, nn.Flatten, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.ConvTranspose2d, nn.Upsample)
+UNFOLLOWED = (nn.Linear, nn.Flatten, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.FractionalMaxPool2d, nn.LPPool2d)
+UNFOLLOWED += (nn.ConvTranspose2d, nn.Upsample, nn.MaxUnpool2d, nn.PixelShuffle, nn.PixelUnshuffle, nn.Unfold, nn.Fold)
+UNFOLLOWED += (nn.ConstantPad2d, nn.ReflectionPad2d, nn.ReplicationPad2d, nn.CircularPad2d)
 MAX_ROWS = 25  # of a table on a slide; VGG-19 has as many layers
 
 
@@ -106,6 +108,7 @@ def costs(model: nn.Module, input_size: tuple[int, ...]) -> Costs:
     """Count what `model`, which stays as it is, costs for one tensor of a size such as ``(1, 3, 224, 224)``.
 
     This runs a copy on the meta device, where tensors have shapes but no numbers: nothing is computed or allocated.
+    Its forward pre-hooks run, too, and see such tensors.
     What a module does itself, such as the addition in a residual block, counts for that module.
 
     Returns
@@ -139,7 +142,7 @@ def costs(model: nn.Module, input_size: tuple[int, ...]) -> Costs:
 
     layers = {name: Layer(name, type(module).__name__) for name, module in model.named_modules()}
     for name, module in model.named_modules():
-        module._forward_hooks.clear()  # the caller's, which would see tensors without numbers
+        module._forward_hooks.clear()  # the caller's; hooks before the pass stay, since old spectral_norm works by one
         module.register_forward_pre_hook(lambda *_, layer=layers[name]: ledger.running.append(layer), prepend=True)
         module.register_forward_hook(leave)
     for name, parameter in model.named_parameters():  # shared ones only once
@@ -175,7 +178,7 @@ def receptive_field(chain: nn.Module) -> ReceptiveField:
     Raises
     ------
     ValueError
-        If the chain has branches, kernels that are not square, layers that look at the whole image or enlarge it.
+        If the chain has branches, kernels that are not square, or layers that only pad, enlarge or see the whole image.
     """
     size, stride, offset = 1, 1, 0
     for name, layer in chain.named_modules(remove_duplicate=False):
@@ -192,5 +195,6 @@ def receptive_field(chain: nn.Module) -> ReceptiveField:
         elif isinstance(layer, UNFOLLOWED) or (
             any(layer.children()) and type(layer).forward is not nn.Sequential.forward
         ):
-            raise ValueError(f"{where} has branches, enlarges or sees the whole image. Pass a chain: model.features?")
+            what = "has branches, only pads, rearranges pixels, enlarges or sees the whole image"
+            raise ValueError(f"{where} {what}. Pass a chain: model.features?")
     return ReceptiveField(size, stride, offset)

@@ -9,7 +9,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent import futures
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import cache
 from importlib.util import find_spec
 from itertools import chain
@@ -78,16 +78,24 @@ def cache_dir() -> Path:
     return DATA.parent / Path(os.environ.get("COURSE_CACHE") or DATA / "cache").expanduser()
 
 
-@cache
 def online() -> bool:
     """Tell whether a mirror answers within 5 s. Asked once per process, and never under COURSE_OFFLINE=1."""
-    if os.environ.get("COURSE_OFFLINE") == "1":
-        return False
+    return os.environ.get("COURSE_OFFLINE") != "1" and not _unreachable()
+
+
+@cache
+def _unreachable() -> str:
+    """Say why no mirror can be reached, such as ``SSLError``; if one can, say nothing."""
     answers = [_start(requests.head, url, timeout=ONLINE_SECONDS) for url in _with_course_mirror("imagen.zip", MIRRORS)]
     try:
-        return any(answer.exception() is None for answer in futures.as_completed(answers, ONLINE_SECONDS))
+        if any(answer.exception() is None for answer in futures.as_completed(answers, ONLINE_SECONDS)):
+            return ""
     except futures.TimeoutError:
-        return False
+        pass
+    errors = [answer.exception() for answer in answers if answer.done()]
+    if None in errors:  # just now
+        return ""
+    return ", ".join(sorted({type(error).__name__ for error in errors})) or f"no answer in {ONLINE_SECONDS} s"
 
 
 def _start(function: Callable, *args, **kwargs) -> futures.Future:
@@ -148,12 +156,13 @@ def _obtain(target: Path, urls: list[str], is_good: Callable, prepare: Callable 
         else:
             mirror = os.environ.get("COURSE_MIRROR")
             nor = f", nor does COURSE_MIRROR={mirror} answer" if mirror else ""
-            reason = f"there is no network{nor}; once there is, restart the kernel, or run `make prefetch`"
+            todo = "once there is, restart the kernel, or run `make prefetch`"
+            reason = f"there is no network{nor} ({_unreachable()}); {todo}"
         raise DownloadError(f"{target.name} is {state} the cache, and {reason}.")
     reasons = []
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(target.parent / ".lock", timeout=LOCK_SECONDS):
+        with lock(target.parent):
             if is_good(target):  # another process was faster
                 return target
             for leftover in target.parent.glob(".part-*"):  # of a dead process: a living one would hold the lock
@@ -184,6 +193,21 @@ def _obtain(target: Path, urls: list[str], is_good: Callable, prepare: Callable 
         reason = error.strerror or error
         raise DownloadError(f"The cache {target.parent} cannot be written ({reason}). Set COURSE_CACHE.") from error
     raise DownloadError(f"{target.name} could not be downloaded ({'; '.join(reasons)}).")
+
+
+@contextmanager
+def lock(folder: Path) -> Iterator[None]:
+    """Let one process at a time write to `folder`; the others say that they wait."""
+    file = FileLock(folder / ".lock", timeout=LOCK_SECONDS)
+    try:
+        file.acquire(timeout=0)
+    except Timeout:
+        print(f"Another process is downloading into {folder}: waiting for it.")
+        file.acquire()
+    try:
+        yield
+    finally:
+        file.release()
 
 
 def _cut(target: Path) -> Iterator[Path]:
@@ -234,6 +258,7 @@ def _receive(url: str, path: Path, stop: Event, received: list[int]) -> None:
                 if stop.is_set():
                     return
                 file.write(chunk)
+                file.flush()  # else it would be written on closing, when another call may already have gone on
                 received.append(len(chunk))
                 bar.update(len(chunk))
 

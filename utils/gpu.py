@@ -138,7 +138,8 @@ class Timing(NamedTuple):
 
 
 def benchmark(function: Callable[[], object], seconds: float = 1.0, min_repeats: int = 10) -> Timing:
-    """Time ``function()``, typically ``lambda: model(images)``, as often as fits into `seconds`.
+    """Time ``function()``, typically ``lambda: model(images)``, as often as fits into `seconds`, but at least
+    `min_repeats` times, however long that takes.
 
     Runs for a quarter of that time, two at least, come first and do not count: they warm up caches, allocators and the
     choice of algorithms. The clock waits for the GPU, whose calls return before their work is done. What

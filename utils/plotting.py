@@ -170,10 +170,13 @@ def prediction_grid(
     Raises
     ------
     ValueError
-        If there is no image.
+        If there is no image, or the sequences do not fit together.
     """
     _check_images(images)
-    count = len(names[0])
+    guesses = [len(row) for row in names]
+    if not len(images) == len(truths) == len(names) or guesses != [len(row) for row in correct]:
+        raise ValueError("Each image needs one truth, its guesses, and for each of these whether it is right.")
+    count = guesses[0]
     rows = -(-len(images) // columns)
     fig, axes = plt.subplots(
         2 * rows,
@@ -193,8 +196,8 @@ def prediction_grid(
             value = float(probabilities[i, rank])
             bottom.barh(rank, value, color=GREEN if hit else SKY, alpha=0.55, height=0.9)
             bottom.text(0.01, rank, f"{'✓ ' if hit else ''}{name}  {value:.0%}", va="center", fontsize=12)
-    guesses = (f"{truth}: " + ", ".join(guess) for truth, guess in zip(truths, names, strict=True))
-    show(fig, "Photographs with their best guesses. " + "; ".join(guesses))
+    lines = (f"{truth}: " + ", ".join(row) for truth, row in zip(truths, names, strict=True))
+    show(fig, "Photographs with their best guesses. " + "; ".join(lines))
 
 
 def bars(
@@ -221,7 +224,6 @@ def learning_curves(
     title: str,
     ylabel: str,
     alt: str,
-    xlabel: str = "Epoch",
     target: float | None = None,
 ) -> None:
     """Show one line for each name: a curve, or several (one for each seed) as thin lines around their mean.
@@ -234,7 +236,7 @@ def learning_curves(
         If the curves of one name have different lengths, so that they have no mean.
     """
     for name, runs in curves.items():
-        if len(lengths := {np.size(run) for run in runs}) > 1:
+        if len(lengths := {np.asarray(run).size for run in runs}) > 1:
             raise ValueError(f"The curves of {name!r} have different lengths: {sorted(lengths)}.")
     fig, axis = plt.subplots()
     for i, (name, runs) in enumerate(curves.items()):
@@ -245,7 +247,7 @@ def learning_curves(
         axis.plot(epochs, runs.mean(0), color=f"C{i}", label=name)
     if target is not None:
         axis.axhline(target, color="black", linestyle="--", linewidth=1.5)
-    axis.set(xlabel=xlabel, ylabel=ylabel)
+    axis.set(xlabel="Epoch", ylabel=ylabel)
     if len(curves) > 3:  # the legend gets room above the curves
         axis.set_ylim(top=1.3 * axis.get_ylim()[1])
         axis.legend(loc="upper right", ncols=2)

@@ -9,9 +9,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
-from filelock import FileLock
 
-from utils.data import LOCK_SECONDS, DownloadError, MicroImageNet, cache_dir, online
+from utils.data import DownloadError, MicroImageNet, cache_dir, lock, online
 from utils.pretrained import CLIP_WEIGHTS, fetch_clip_weights, fetch_weights, full_weights
 
 PHOTOGRAPHS = "MicroImageNet"
@@ -71,7 +70,7 @@ def pack_photographs() -> None:
     if not folder.is_dir() or archive.exists():  # no folder: the photographs are those of $COURSE_DATA
         return
     try:
-        with FileLock(cache_dir() / ".lock", LOCK_SECONDS), TemporaryDirectory(prefix=".part-", dir=cache_dir()) as new:
+        with lock(cache_dir()), TemporaryDirectory(prefix=".part-", dir=cache_dir()) as new:
             Path(shutil.make_archive(f"{new}/imagen", "zip", folder)).replace(archive)
     except OSError as error:  # filelock's Timeout, too
         print(f"{archive}, to serve the photographs to a room, cannot be written ({error.strerror or error}).")

@@ -180,18 +180,22 @@ def _micro_classifier(name: str) -> Classifier:
 
 
 def _on_device(model: nn.Module) -> nn.Module:
-    """Return `model` in evaluation mode, on the GPU if there is one with room for it."""
+    """Return `model` in evaluation mode, on the GPU if there is one that can compute and has room for it."""
     model.eval()
     if torch.cuda.is_available():
         try:
-            return model.to("cuda")
-        except RuntimeError as error:  # the allocator's, or the driver's, which may not even have room to begin
-            if "out of memory" not in str(error):
-                raise
-            print("The GPU is full, so this network stays on the CPU. To make room, shut down the kernels of notebooks")
-            print(
-                "that you no longer need (in JupyterLab: the square in a circle on the left), and run this cell again."
-            )
+            model.to("cuda")
+            torch.ones(1, device="cuda").add(1)  # a GPU too old for this torch takes weights, but computes nothing
+            return model
+        except RuntimeError as error:  # no room, not even for the driver to begin; or a GPU that this torch cannot use
+            reason = str(error).partition("\n")[0]
+            if "out of memory" in reason:
+                print("The GPU is full, so this network stays on the CPU. To make room, shut down the kernels of")
+                print("notebooks that you no longer need (in JupyterLab: the square in a circle on the left), and run")
+                print("this cell again.")
+            else:
+                print(f"The GPU cannot be used ({reason}), so this network stays on the CPU.")
+                print("To hide the GPU from all cells, start with: CUDA_VISIBLE_DEVICES= make lab")
     return model.to("cpu")
 
 

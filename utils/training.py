@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -56,7 +57,7 @@ def fit(
     batch_size: int = 64,
     loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
     seed: int = 0,
-    stop: Callable[[History], bool] = lambda history: False,
+    schedule: torch.optim.lr_scheduler.LRScheduler | None = None,
 ) -> History:
     """Train `model` in place and return the history.
 
@@ -69,7 +70,7 @@ def fit(
     test : pair of tensors, optional
         What the error is measured on after each epoch, in evaluation mode: other data, or `train` once more.
     epochs : int
-        At most this many passes over `train`.
+        Passes over `train`.
     optimizer : Optimizer
         Of the parameters of the model that are to be trained.
     batch_size : int
@@ -78,13 +79,13 @@ def fit(
         Makes of the model's output and the classes of a batch the mean loss, a tensor with one number.
     seed : int
         Decides the order of the batches and what dropout drops; the weights are the caller's business.
-    stop : callable
-        Looks at the history after each epoch and ends training by returning True.
+    schedule : LRScheduler, optional
+        Of the learning rate; takes a step after each epoch.
 
     Raises
     ------
     FloatingPointError
-        If the loss is no longer a number: the learning rate is too high.
+        If the loss is no longer a finite number: the learning rate is too high.
     ValueError
         If there is not one class for each input.
     """
@@ -105,11 +106,11 @@ def fit(
             value.backward()
             optimizer.step()
             total += value.item() * len(batch)
-        if total != total:
-            raise FloatingPointError(f"The loss became NaN in epoch {epoch + 1}. Try a lower learning rate.")
+        if not math.isfinite(total):
+            raise FloatingPointError(f"The loss became {total} in epoch {epoch + 1}. Try a lower learning rate.")
         history.loss.append(total / len(x))
         if test is not None:
             history.error.append(error_rate(model, *test))
-        if stop(history):
-            break
+        if schedule is not None:
+            schedule.step()
     return history

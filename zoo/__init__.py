@@ -81,7 +81,8 @@ def create(name: str, num_classes: int = NUM_CLASSES) -> nn.Module:
 
 def unusable_weights(path: Path, error: Exception, command: str) -> RuntimeError:
     """Return an error that says why the weights `path` cannot be read, and how to get them back."""
-    what = f"cannot be used ({str(error).splitlines()[0]})"
+    reason = str(error).partition("\n")[0] or type(error).__name__
+    what = f"cannot be used ({reason})"
     if isinstance(error, FileNotFoundError):
         what = "are missing"
     restore = f"git checkout -- data/zoo/{path.name}"

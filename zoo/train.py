@@ -142,6 +142,16 @@ def resume(fabric: Fabric, name: str, checkpoint: Path | None, state: dict) -> N
     fabric.print(f"{name}: {finished if done == state['recipe']['epochs'] else f'resuming after epoch {done}'}")
 
 
+def save(fabric: Fabric, checkpoint: Path, state: dict) -> None:
+    """Write `state` in place of an older checkpoint, which is lost only when the new one is complete."""
+    checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = checkpoint.with_suffix(".part")
+    fabric.save(unfinished, state)
+    if fabric.global_rank == 0:
+        os.replace(unfinished, checkpoint)
+    fabric.barrier()
+
+
 def train(
     fabric: Fabric,
     name: str,
@@ -223,12 +233,7 @@ def train(
         state["history"].append(row)
         fabric.print(name, row)
         if checkpoint is not None:
-            checkpoint.parent.mkdir(parents=True, exist_ok=True)
-            unfinished = checkpoint.with_suffix(".part")
-            fabric.save(unfinished, state)
-            if fabric.global_rank == 0:
-                os.replace(unfinished, checkpoint)
-            fabric.barrier()
+            save(fabric, checkpoint, state)
     weights = {key: value.detach().float().cpu() for key, value in model.state_dict().items()}
     return weights, state["history"]
 

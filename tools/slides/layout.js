@@ -7,6 +7,7 @@ const [WIDTH, HEIGHT, GAP] = [1200, 660, 18]; // px, of a page without its margi
 const SMALLEST = 18; // px, of a letter: drawings are made for 1280 px with letters of 22 px, plots with letters of 18 px
 const SHARPEST = 1.4; // how much a plot may be enlarged
 const REPEATED = 26; // px, of the title of an earlier page
+const FEW = 4; // printed lines
 
 /** Each element's height at each size of letters; a picture's natural size and the scales at which it is legible. */
 function measure(elements) {
@@ -40,18 +41,35 @@ function fit(blocks, size) {
   return { scale, fits: text <= HEIGHT && pictures.every((picture) => scale >= picture.least) };
 }
 
+const holds = (page) => page.some((block) => !block.heading && !block.repeats);
+/** Whether a block is a few printed lines, which say little on a page of their own. */
+const isShort = ({ element }) => element.matches(".printed") && element.textContent.trim().split("\n").length <= FEW;
+
 /** Fill pages in order. Those that have no heading of their own repeat the last one. */
 function pack(blocks, title, size) {
   const pages = [[]];
-  for (const block of blocks) {
-    let page = pages.at(-1);
-    if (page.some((other) => !other.heading && !other.repeats) && !fit([...page, block], size).fits) {
-      const moved = page.at(-1).heading ? [page.pop()] : [];
-      pages.push((page = moved));
-    }
-    if (!page.length && !block.heading && title) page.push({ repeats: title, heights: SIZES.map(() => REPEATED) });
+  const repeated = () => ({ repeats: title, heights: SIZES.map(() => REPEATED) });
+  function put(block) {
+    const page = pages.at(-1);
+    if (!page.length && !block.heading && title) page.push(repeated());
     page.push(block);
     if (block.heading) title = block.element.textContent;
+  }
+  for (const block of blocks) {
+    const page = pages.at(-1);
+    if (!holds(page) || fit([...page, block], size).fits) {
+      put(block);
+      continue;
+    }
+    // Headings go with what they head, and code with what little it prints, if that fits and leaves something behind.
+    const code = isShort(block) && page.at(-1).element.matches(".input");
+    let kept = page.length - code;
+    while (page[kept - 1]?.heading) kept--;
+    const fits = () => holds(page.slice(0, kept)) && fit([repeated(), ...page.slice(kept), block], size).fits;
+    if (code && !fits()) kept = page.length;
+    const moved = page.splice(kept);
+    pages.push([]);
+    for (const other of [...moved, block]) put(other);
   }
   return pages;
 }
@@ -61,7 +79,8 @@ function paginate(blocks, title) {
   const ways = SIZES.map((size) => {
     const pages = pack(blocks, title, size);
     const full = pages.filter((page) => !fit(page, size).fits).length;
-    return { pages, cost: pages.length + 0.7 * size + 100 * full };
+    const poor = pages.filter((page) => page.every((block) => block.repeats || isShort(block))).length;
+    return { pages, cost: pages.length + 0.7 * size + 0.5 * poor + 100 * full };
   });
   const { pages } = ways.reduce((best, way) => (way.cost < best.cost ? way : best));
   return pages.map((blocks) => {
