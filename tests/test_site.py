@@ -105,6 +105,7 @@ addEventListener("load", async () => {{
     const {{ violations, passes }} = await axe.run(document, {{ resultTypes: ["violations"] }});
     const text = (id, node) => `${{id}}: ${{node.html.slice(0, 120)}}`;
     const faults = violations.flatMap(({{ id, nodes }}) => nodes.map((node) => text(id, node)));
+    if (document.documentElement.scrollWidth > innerWidth) faults.push("the page scrolls sideways");
     found = {{ faults, rules: passes.length }};
   }} catch (error) {{ found = {{ faults: [`axe-core stopped: ${{error}}`], rules: 0 }}; }}
   parent.postMessage({{ found }}, "*");
@@ -154,6 +155,7 @@ def judge(pages: Sequence[tuple[str, str, int]], site: Path, folder: Path) -> li
 PAGES = ["index", "glossary", "search", *(path.stem for path in NOTEBOOKS)]
 VIEWS = [(name, ("light", "dark")[number % 2], 390) for number, name in enumerate(PAGES)]
 VIEWS += [(name, ("dark", "light")[number % 2], 1280) for number, name in enumerate(PAGES[:5])]
+VIEWS += [(PAGES[5], "light", 1600)]
 
 
 @pytest.fixture(scope="module")
@@ -173,10 +175,11 @@ def test_axe_finds_no_barrier(judgement, view):
 @in_browser
 def test_axe_notices_barriers(site, tmp_path):
     html = (site / "index.html").read_text(encoding="utf-8")
-    spoiled = html.replace("</h1>", '</h1><img src="a.png"><p style="color: #ccc; background: #fff">pale</p>', 1)
+    barriers = '<img src="a.png"><p style="color: #ccc; background: #fff; width: 2000px">pale</p>'
+    spoiled = html.replace("</h1>", f"</h1>{barriers}", 1)
     (found,) = judge([(spoiled, "light", 1280)], site, tmp_path)
     faults = "\n".join(found["faults"])
-    assert "image-alt: <img" in faults and "color-contrast: <p style" in faults
+    assert "image-alt: <img" in faults and "color-contrast: <p style" in faults and "scrolls sideways" in faults
 
 
 def test_a_broken_link_stops_the_build_and_leaves_the_last_site(tmp_path):

@@ -120,6 +120,10 @@ def test_every_formula_is_drawn(path: Path):
         assert not re.search(r"\$|\\[a-z]+", text.get_text())
 
 
+def test_no_line_begins_with_a_percent_sign():
+    assert slides.markdown_to_html("5 % of `5 % 3`") == "<p>5\u00a0% of <code>5 % 3</code></p>\n"
+
+
 # What cannot be made into a presentation
 
 
