@@ -1,7 +1,9 @@
 """What several test files need: the notebooks, and the course as a git repository that can be cloned."""
 
+import inspect
 import os
 import subprocess
+from importlib.metadata import distributions
 from pathlib import Path
 
 from tools.run_notebooks import lectures
@@ -14,6 +16,16 @@ GIT = {name: value for name, value in os.environ.items() if not name.startswith(
     "GIT_CONFIG_NOSYSTEM": "1",
     "GIT_TERMINAL_PROMPT": "0",
 }
+
+
+def packages_distributions() -> dict[str, list[str]]:
+    """Names of the installed packages that hold each module, as importlib.metadata tells them from Python 3.11 on."""
+    found: dict[str, list[str]] = {}
+    for distribution in distributions():
+        files = {file.parts[0] if len(file.parts) > 1 else file.name for file in distribution.files or ()}
+        for module in filter(None, (inspect.getmodulename(file) or file for file in files)):
+            found.setdefault(module, []).append(distribution.metadata["Name"])
+    return found
 
 
 def publish(repository: Path, revision: str) -> None:

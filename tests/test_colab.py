@@ -14,7 +14,6 @@ import sys
 import venv
 import zipfile
 from collections.abc import Iterable
-from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pip
@@ -22,7 +21,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from notebooks import GIT, NOTEBOOKS, ROOT, publish
+from notebooks import GIT, NOTEBOOKS, ROOT, packages_distributions, publish
 from tools.links import read_address
 
 ADDRESS = read_address(ROOT)

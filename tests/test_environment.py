@@ -5,7 +5,7 @@ import itertools
 import re
 import sys
 from collections.abc import Iterator
-from importlib.metadata import distributions, packages_distributions
+from importlib.metadata import distributions
 
 import nbformat
 import pytest
@@ -13,7 +13,7 @@ from packaging.markers import default_environment
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from notebooks import NOTEBOOKS, ROOT
+from notebooks import NOTEBOOKS, ROOT, packages_distributions
 
 DESIGN_CARD = ["jupyterlab", "torch", "torchvision", "timm", "matplotlib", "open_clip_torch", "nbval", "GPUtil"]
 CODE = ["tests", "tools", "utils", "zoo"]
