@@ -130,7 +130,8 @@ def test_missing_ensurepip_is_explained(course, tmp_path):
 
 def test_venv_without_pip_is_rebuilt(course):
     shutil.rmtree(course / f".venv/lib/python{THIS}/site-packages/pip")
-    assert call(course)[0] == 0
+    status, output = call(course)
+    assert status == 0, output
     assert has_tiny(course)
 
 

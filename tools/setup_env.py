@@ -122,6 +122,8 @@ def install(python, version, stamp):
                 f"{python} lacks the modules venv and ensurepip: install them (on Debian and Ubuntu: "
                 f"apt install python{version}-venv), and give the command again."
             )
+        if version == "3.10":  # it would make the Python of .venv, if it is that one, a link to itself
+            python = os.path.realpath(python)
         run(python, "-I", "-m", "venv", "--clear", "--without-pip", VENV.resolve())
         if shutil.disk_usage(str(VENV)).free < NEEDED_SPACE:
             sys.exit(DISK_FULL)
