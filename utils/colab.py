@@ -49,7 +49,7 @@ def install_missing() -> list[str]:
         pinned = [line for name, line in pins if not _installed(name)]
         for kept in (there + pinned, there):  # years later, a pin may ask for more than Colab's packages can give
             pip = _pip_install(list(missing.values()), kept)
-            if "conflict" not in pip.stderr:
+            if not pip.returncode or "conflict" not in pip.stderr:  # pip warns of old conflicts where it succeeds, too
                 break
         if pip.returncode:
             raise RuntimeError(f"pip could not install {', '.join(missing)}; run this cell again. {pip.stderr}")
