@@ -30,7 +30,15 @@ from zoo.evaluate import differences, evaluate, main, speeds
 from zoo.page import draw_chart, table
 from zoo.tables import read_csv, write_csv
 from zoo.tiny_imagenet import load_tiny_imagenet, normalize, top_k_correct
-from zoo.train import Recipe, augment, build_optimizer, learning_rate_at, slow_depthwise_in_float32, train
+from zoo.train import (
+    Recipe,
+    augment,
+    build_optimizer,
+    learning_rate_at,
+    precision,
+    slow_depthwise_in_float32,
+    train,
+)
 
 SHARDS = ROOT.parent / "shared" / "data"  # a developer's copy of Tiny-ImageNet-200
 NAMES = list(zoo.ZOO)
@@ -320,9 +328,26 @@ def test_depthwise_convolutions_that_bfloat16_would_slow_down_stay_in_float32():
             assert conv(x).dtype == dtype
 
 
+@pytest.mark.parametrize(
+    "gpu, instructions, expected",
+    [
+        (True, {}, "bf16-mixed"),
+        (False, {"avx512_bf16": True}, "32-true"),  # the GPU decides
+        (None, {"avx2": True, "avx512_bf16": False}, "32-true"),
+        (None, {"amx_bf16": True}, "bf16-mixed"),
+        (None, {"neon": True, "bf16": True}, "bf16-mixed"),
+    ],
+)
+def test_bfloat16_is_for_hardware_that_computes_in_it(gpu, instructions, expected, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu is not None)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: including_emulation or gpu)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: instructions)
+    assert precision() == expected
+
+
 def test_training_improves_resumes_and_repeats_itself(tiny, tmp_path):
     data = load_tiny_imagenet(tiny)
-    fabric = Fabric(accelerator="cpu", devices=1, precision="bf16-mixed")
+    fabric = Fabric(accelerator="cpu", devices=1, precision=precision())
     recipe = Recipe("adamw", 1e-3, epochs=2, small_epochs=1, batch_size=50, warmup_epochs=1)
     weights, history = train(fabric, "alexnet", AlexNet, data, recipe, tmp_path / "a.ckpt")
     assert [row["image_size"] for row in history] == [48, 64]
@@ -360,7 +385,7 @@ def test_training_learns_four_colors():
     colors = torch.tensor([[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 255]], dtype=torch.uint8)
     images = colors[labels][:, :, None, None].expand(-1, -1, 64, 64).contiguous()
     recipe = Recipe("adamw", 1e-3, epochs=4, small_epochs=0, batch_size=20, label_smoothing=0.0)
-    fabric = Fabric(accelerator="cpu", devices=1, precision="bf16-mixed")
+    fabric = Fabric(accelerator="cpu", devices=1, precision=precision())
     data = {"train": (images, labels), "val": (images, labels)}
     _, history = train(fabric, "alexnet", AlexNet, data, recipe)
     assert history[-1]["train_loss"] < 1.5 < history[0]["train_loss"]

@@ -12,7 +12,7 @@ from zoo.experiments import EXPERIMENTS, RESULTS, Run, data_for, record
 from zoo.gates import fixed, predict, share_between_classes
 from zoo.ladder import ROAD, Ladder, road
 from zoo.tables import read_csv
-from zoo.train import Recipe
+from zoo.train import Recipe, precision
 
 
 def build(run: Run) -> nn.Module:
@@ -117,7 +117,7 @@ def test_an_experiment_is_recorded_whole_and_resumes(tmp_path):
         return nn.Sequential(nn.Conv2d(3, width, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 200))
 
     runs = [Run({"network": "net", "width": width}, lambda width=width: network(width), recipe) for width in (4, 8)]
-    fabric = Fabric(accelerator="cpu", devices=1, precision="bf16-mixed")
+    fabric = Fabric(accelerator="cpu", devices=1, precision=precision())
     for _ in range(2):  # the second time, all is read from the checkpoints
         record(fabric, "test", runs, data, tmp_path / "results", tmp_path / "checkpoints")
     rows = read_csv(tmp_path / "results" / "test.csv")

@@ -258,12 +258,22 @@ def run_grid(fabric: Fabric, name: str, data: dict) -> None:
         write_csv(WEIGHTS / "grid" / f"{name}.csv", rows)
 
 
+def precision() -> str:
+    """Return Fabric's name of the faster precision: with bfloat16 where the hardware computes in it.
+
+    GPUs before Ampere, such as Colab's T4, only emulate it, and cuDNN does not convolve in it. A CPU without
+    instructions for it takes some ten times as long as in float32.
+    """
+    if torch.cuda.is_available():
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:  # the names are those of x86 and ARM
+        native = any(torch.cpu.get_capabilities().get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+    return "bf16-mixed" if native else "32-true"
+
+
 def launch() -> Fabric:
     """The device and the processes to train with: torchrun says how many, otherwise it is one."""
-    # GPUs before Ampere, such as Colab's T4, only emulate bfloat16, and cuDNN does not convolve in it.
-    emulated = torch.cuda.is_available() and not torch.cuda.is_bf16_supported(including_emulation=False)
-    precision = "32-true" if emulated else "bf16-mixed"
-    fabric = Fabric(accelerator="auto", devices=int(os.environ.get("WORLD_SIZE", 1)), precision=precision)
+    fabric = Fabric(accelerator="auto", devices=int(os.environ.get("WORLD_SIZE", 1)), precision=precision())
     fabric.launch()
     if Recipe.batch_size % fabric.world_size:
         sys.exit(
