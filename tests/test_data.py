@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import os
 import pickle
 import random
 import signal
@@ -117,6 +118,25 @@ def test_importing_utils_and_data_imports_no_heavy_package():
     heavy = ["torchvision", "timm", "sklearn", "skimage", "matplotlib", "open_clip"]
     output = subprocess.run([sys.executable, "-c", code, *heavy], cwd=ROOT, capture_output=True, text=True, check=True)
     assert output.stdout == "[]\n"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Elsewhere, torchvision is built for the CPU alone.")
+@pytest.mark.parametrize(
+    "file, loadable, declared",
+    [("_C.so", False, True), ("_C_stable.so", True, False), ("_C_stable.so", False, True), ("renamed.so", True, False)],
+)
+def test_operators_of_torchvision_are_declared_only_where_its_own_cannot_be_loaded(tmp_path, file, loadable, declared):
+    package = tmp_path / "torchvision"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    if loadable:  # any library will do
+        (package / file).symlink_to(torch._C.__file__)
+    else:
+        (package / file).write_bytes(b"built for another torch")
+    code = "import utils, torch; print(hasattr(torch.ops.torchvision, 'nms'))"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == f"{declared}\n"
 
 
 def test_the_1000_classes_have_different_names_and_wordnet_ids_at_their_indices():
