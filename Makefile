@@ -9,7 +9,7 @@ help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*  ## /  make \1	/p' Makefile | expand -t 24
 
 setup:  ## only install the packages into .venv; another Python than python3: PYTHON=python3.12
-	@command -v "$(PYTHON)" > /dev/null || { echo "There is no $(PYTHON): install Python 3.10 to 3.13, or name it: make lab PYTHON=/path/to/python"; exit 1; }
+	@command -v "$(PYTHON)" > /dev/null || { echo "There is no $(PYTHON): install Python 3.10 to 3.14, or name it: make lab PYTHON=/path/to/python"; exit 1; }
 	@"$(PYTHON)" tools/setup_env.py
 
 lab: setup  ## open JupyterLab in notebooks/; options: ARGS="--port 9000"

@@ -17,7 +17,7 @@ from notebooks import NOTEBOOKS, ROOT, packages_distributions
 
 DESIGN_CARD = ["jupyterlab", "torch", "torchvision", "timm", "matplotlib", "open_clip_torch", "nbval", "GPUtil"]
 CODE = ["tests", "tools", "utils", "zoo"]
-PYTHONS = ["3.10", "3.11", "3.12", "3.13"]
+PYTHONS = ["3.10", "3.11", "3.12", "3.13", "3.14"]
 PLATFORMS = {"linux": "posix", "darwin": "posix", "win32": "nt"}
 
 
@@ -49,7 +49,7 @@ def test_conda_environment_refers_to_the_same_lists():
     text = (ROOT / "environment.yml").read_text(encoding="utf-8")
     entries = re.findall(r"^ +- (.*)$", text, re.M)
     # Nothing of its own beside Python and pip, so that it cannot contradict requirements.txt.
-    assert entries == ["conda-forge", "python>=3.10,<3.14", "pip", "pip:", "-r requirements.txt", "-c constraints.txt"]
+    assert entries == ["conda-forge", "python>=3.10,<3.15", "pip", "pip:", "-r requirements.txt", "-c constraints.txt"]
 
 
 @pytest.mark.parametrize("python, platform", list(itertools.product(PYTHONS, PLATFORMS)))

@@ -103,7 +103,7 @@ def test_old_python_goes_on_with_the_venv_that_is_there(course, old, tmp_path):
 
 def test_old_python_and_a_broken_venv_find_a_better_python(course, old, tmp_path):
     (course / ".venv/bin/python").unlink()
-    script(tmp_path / "python3.13", "exit 127")  # as pyenv's stand-ins are; it is replaced where the test's is 3.13
+    script(tmp_path / "python3.14", "exit 127")  # as pyenv's stand-ins are; it is replaced where the test's is 3.14
     python = script(tmp_path / f"python{THIS}", f"exec '{sys.executable}' \"$@\"")
     status, output = call(course, old, PATH=str(tmp_path))
     assert status == 0
@@ -116,7 +116,7 @@ def test_old_python_alone_is_refused_in_one_line(course, old):
     status, output = call(course, old, PATH="")
     assert status == 1
     assert output.count("\n") == 1
-    assert "is Python 3.9, and the course needs 3.10 to 3.13: install one" in output
+    assert "is Python 3.9, and the course needs 3.10 to 3.14: install one" in output
 
 
 def test_missing_ensurepip_is_explained(course, tmp_path):

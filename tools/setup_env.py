@@ -21,7 +21,7 @@ VENV = ROOT / ".venv"
 VENV_PYTHON = VENV / "bin/python"
 LISTS = ("requirements.txt", "requirements-train.txt", "constraints.txt")
 STAMP = VENV / "complete"  # written last: the Python version, and a hash of what was installed
-SUPPORTED = ["3.13", "3.12", "3.11", "3.10"]
+SUPPORTED = ["3.14", "3.13", "3.12", "3.11", "3.10"]
 NEEDED_SPACE = 3 << 30  # bytes, for the packages and what pip keeps in its cache; without CUDA's libraries
 DISK_FULL = "The disk is full: .venv, pip's cache and temporary files need 3 GB in all, 10 GB with CUDA."
 
@@ -53,7 +53,7 @@ def find_python():
                 say(f"{sys.executable} is Python {this}: using {python}, Python {version}.")
             return python, version
     sys.exit(
-        f"{sys.executable} is Python {this}, and the course needs 3.10 to 3.13: install one of these, "
+        f"{sys.executable} is Python {this}, and the course needs 3.10 to 3.14: install one of these, "
         "or name it, as in: make lab PYTHON=/path/to/python3.12"
     )
 
