@@ -27,7 +27,7 @@ from tools.links import read_address
 ADDRESS = read_address(ROOT)
 FOLDER = "/content/alexnet-to-clip"
 SETUP_CELLS = {"".join(json.loads(path.read_text(encoding="utf-8"))["cells"][1]["source"]) for path in NOTEBOOKS}
-PLATFORM = {"torch": "2.8.0+cu126", "torchvision": "0.23.0+cu126", "numpy": "2.0.2"}
+PLATFORM = {"torch": "2.11.0+cu128", "torchvision": "0.26.0+cu128", "numpy": "2.0.2"}
 COLAB = PLATFORM | {
     **dict.fromkeys(["safetensors", "psutil", "pillow", "scikit-learn", "scikit-image", "pooch", "requests"], "0.1"),
     **dict.fromkeys(["filelock", "tqdm", "matplotlib", "ipython", "ipykernel", "nbconvert", "nbformat"], "0.1"),
