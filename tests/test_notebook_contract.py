@@ -20,6 +20,7 @@ GOALS = 3
 CODE_LINES = 25  # of a cell
 WORDS = 130  # of a Markdown cell, without addresses and formulas; speaker notes and solutions may be longer
 OUTPUT_LINES = 60  # of an output
+NOTES = "*For the lecturer.* "  # how speaker notes begin: in a notebook they look like the text for students
 ALT_LENGTH = 20  # characters, at least
 FILE_SIZE = 2_500_000  # bytes
 IGNORED_SHARE = 0.25  # of the code cells
@@ -150,6 +151,8 @@ def has_a_slide_type_on_every_cell(notebook: Notebook) -> Iterator[str]:
     for cell in notebook.cells:
         if cell.slide_type not in SLIDE_TYPES:
             yield f"{cell} has the slide type {cell.slide_type!r}."
+        if (cell.slide_type == "notes") != cell.source.startswith(NOTES):
+            yield f"{cell}: speaker notes, and only they, must begin with '{NOTES}'."
 
 
 @rule
@@ -414,7 +417,7 @@ Needs 2 CPU cores, 1.5 GB, about 40 s; a GPU does not help.
         code("show()", PLOT, SVG, shown(text_html="<table><tr><td>1</td></tr></table>")),
         code("time()", printed("0.1 s\n"), tags=[IGNORE]),
         code("raise ValueError", ERROR, tags=["raises-exception"]),
-        markdown("word " * 500, "notes"),
+        markdown(NOTES + "word " * 497, "notes"),
         markdown("## Take-aways\n\n- It works."),
         markdown("## Exercises"),
         *exercise(1),
@@ -506,6 +509,8 @@ BROKEN: dict[Rule, list[tuple[str, Callable[[dict], object]]]] = {
     has_a_slide_type_on_every_cell: [
         ("cell 3 .* None", lambda n: n["cells"][2]["metadata"].clear()),
         ("cell 3 .* 'poster'", metadata(3, slideshow={"slide_type": "poster"})),
+        ("cell 8: speaker notes", source(8, NOTES, "")),
+        ("cell 3: speaker notes", source(3, "## The problem", NOTES)),
     ],
     fits_on_slides: [
         ("26 lines", source(4, "print(answer)", "\n" * 24)),

@@ -83,7 +83,7 @@ def test_readers_see_formulas_results_and_solutions_but_no_speaker_notes(pages):
         notes = [cell.source for cell in cells if cell.metadata["slideshow"]["slide_type"] == "notes"]
         words = re.sub(r"\W+", " ", text)
         for note in notes:
-            assert re.sub(r"\W+", " ", note)[:60] not in words
+            assert re.sub(r"\W+", " ", note)[-60:] not in words
         assert pages[path.stem].find("img") and pages[path.stem].find("details")
     assert pages["01_alexnet"].find("math")
 
