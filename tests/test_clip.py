@@ -192,6 +192,17 @@ def test_full_weights_are_downloaded_once_checked_and_loaded_by_open_clip(tmp_pa
         torch.testing.assert_close(full.model.state_dict()[key], value)
 
 
+def test_full_weights_with_other_content_are_not_used(monkeypatch, capsys):
+    monkeypatch.setenv("COURSE_OFFLINE", "0")
+    with CourseServer() as server:
+        server.answers = {"/clip.safetensors": good(WEIGHTS.read_bytes()), "/imagen.zip": good(b"")}
+        monkeypatch.setattr(data, "MIRRORS", [server.url("/imagen.zip")])
+        monkeypatch.setattr(pretrained, "CLIP_WEIGHTS", {"ViT-B-32": (server.url("/clip.safetensors"), "0" * 64, 7)})
+        data._unreachable.cache_clear()
+        assert load_clip().source.startswith("MicroCLIP")
+    assert "other content than expected" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("damage", ["missing", "cut", "empty", "other network"])
 def test_unusable_weights_are_named_with_what_to_do(tmp_path, damage):
     path = tmp_path / "clip.safetensors"

@@ -82,6 +82,19 @@ def test_after_an_interruption_the_next_call_does_what_is_left(course: Path, mon
     assert [path.name for path, text in contents(course).items() if OLD.repository.encode() in text] == []
 
 
+def test_on_a_full_disk_each_file_stays_whole(course: Path):
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))"  # bytes of a file
+    code = f"{limit}\nfrom tools import links\nlinks.rewrite(links.Path({str(course)!r}), links.Address{tuple(NEW)})"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert "File too large" in done.stderr
+    assert [json.loads(path.read_text(encoding="utf-8"))["nbformat"] for path in course.glob("notebooks/*.ipynb")] == [
+        4
+    ] * 12
+    assert not [path for path in course.rglob("*.part")]
+    links.rewrite(course, NEW)
+    assert [path.name for path, text in contents(course).items() if OLD.repository.encode() in text] == []
+
+
 def notebook(*sources: str) -> str:
     """A notebook file with things that a careless rewriting would change."""
     odd = {"cell_type": "markdown", "metadata": {"ü": 1e-07}}

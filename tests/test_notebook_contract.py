@@ -225,6 +225,9 @@ def is_plain_python(notebook: Notebook) -> Iterator[str]:
             yield f"{cell} is not plain Python (no !command, no %magic): {error.text}"
         if "get_ipython" in cell.source:
             yield f"{cell} calls IPython's magic."
+        calls = r"""os\.(?:system|popen|spawn\w+|exec\w+)\b|subprocess\.(?!TimeoutExpired|run\(\["nvidia-smi"\],)\w+"""
+        if cell.number != 2 and (other := re.search(calls, cell.source)):
+            yield f"{cell} starts another program, which SECURITY.md excludes: {other[0]}"
 
 
 @rule
@@ -552,6 +555,8 @@ BROKEN: dict[Rule, list[tuple[str, Callable[[dict], object]]]] = {
         ("cell 4 .*matplotlib", source(4, "answer = 1", "%matplotlib inline")),
         ("cell 4 .*time", source(4, "answer = 1", "%%time")),
         ("cell 4 calls", source(4, "answer = 1", "get_ipython().system('ls')")),
+        ("cell 4 starts .*os.system", source(4, "answer = 1", "os.system('ls')")),
+        ("cell 4 starts .*subprocess.run", source(4, "answer = 1", "subprocess.run(['ls'])")),
     ],
     has_headings_in_order: [
         ("are 2", source(3, "## The problem", "# The problem")),

@@ -4,6 +4,8 @@ import functools
 import hashlib
 import io
 import re
+import subprocess
+import sys
 from dataclasses import replace
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
@@ -17,7 +19,7 @@ from PIL import Image
 
 import zoo
 from course_server import CourseServer, good
-from notebooks import NOTEBOOKS
+from notebooks import NOTEBOOKS, ROOT
 from utils import data, prefetch, pretrained
 from utils.data import DownloadError, MicroImageNet, imagenet_classes
 from utils.pretrained import load_classifier
@@ -172,6 +174,19 @@ class Malicious:
         return open, (self.path, "w")
 
 
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried")]
+)
+def test_too_little_memory_is_not_called_a_bad_file(server, monkeypatch, error):
+    def load(*_, **__) -> None:
+        raise error
+
+    go(monkeypatch, online=True)
+    monkeypatch.setattr(torch, "load", load)
+    with pytest.raises(RuntimeError, match=f"too little memory for {SMALL}: shut down other kernels"):
+        load_classifier(SMALL)
+
+
 @pytest.mark.parametrize("content", ["malicious", "other network", "no pickle"])
 def test_weights_whose_hash_is_right_and_whose_content_is_not_are_refused(server, tmp_path, monkeypatch, content):
     file = io.BytesIO()
@@ -304,9 +319,10 @@ def test_prefetch_of_one_lecture_leaves_the_others_alone(capsys):
     assert "Wanted: 2 downloads, 158 MB in all." in said and "alexnet" not in said and "googlenet" in said
 
 
-def test_prefetch_refuses_a_lecture_that_there_is_not(capsys):
-    assert prefetch.main(["01", "13", "alexnet"]) == 2
-    assert "There is no lecture 13, alexnet" in capsys.readouterr().out
+def test_prefetch_refuses_a_lecture_that_there_is_not():
+    command = [sys.executable, "-m", "utils.prefetch", "01", "13", "alexnet"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and "There is no lecture 13, alexnet" in done.stdout
 
 
 def test_prefetch_fetches_and_says_what_is_there(server, monkeypatch, capsys):
@@ -316,6 +332,13 @@ def test_prefetch_fetches_and_says_what_is_there(server, monkeypatch, capsys):
     assert prefetch.main([]) == 1  # the server has no photographs
     assert re.search(rf"{SMALL} +5 MB  there", capsys.readouterr().out)
     assert server.downloads(server.path) == 1
+
+
+def test_prefetch_also_packs_the_photographs_for_a_room(tmp_path, monkeypatch):
+    (tmp_path / "cache" / prefetch.PHOTOGRAPHS).mkdir(parents=True)
+    monkeypatch.setattr(prefetch, "MicroImageNet", lambda: range(750))
+    prefetch.obtain(prefetch.PHOTOGRAPHS)
+    assert (tmp_path / "cache" / "imagen.zip").exists()
 
 
 def test_photographs_that_cannot_be_packed_are_there_all_the_same(tmp_path, monkeypatch, capsys):

@@ -1,7 +1,8 @@
-"""tools/setup_env.py, run as make runs it, in a course that needs one tiny package and no network."""
+"""tools/setup_env.py, run as make runs it, in a course that needs one tiny package and no network; and `make lab`."""
 
 import ast
 import os
+import re
 import shutil
 import signal
 import socket
@@ -10,9 +11,13 @@ import sys
 import zipfile
 from pathlib import Path
 
+import nbformat
 import pytest
+from nbformat.sign import NotebookNotary
 
-SCRIPT = Path(__file__).resolve().parent.parent / "tools/setup_env.py"
+from notebooks import ROOT
+
+SCRIPT = ROOT / "tools/setup_env.py"
 THIS = "{}.{}".format(*sys.version_info)
 
 
@@ -148,6 +153,14 @@ def test_failing_pip_is_shown_with_what_to_do_and_spoils_nothing(course):
     assert has_tiny(course)
 
 
+def test_a_venv_in_which_pip_was_killed_does_not_count(course):
+    (course / "requirements.txt").write_text("tiny>0\n")
+    pip = course / f".venv/lib/python{THIS}/site-packages/pip/__main__.py"
+    pip.write_text("import os, signal; os.kill(os.getppid(), signal.SIGKILL)")
+    assert call(course)[0] == -signal.SIGKILL
+    assert not (course / ".venv/complete").exists()
+
+
 def test_full_disk_is_noticed_before_and_after(course):
     (course / "requirements.txt").write_text("tiny>0\n")
     pip = course / f".venv/lib/python{THIS}/site-packages/pip/__main__.py"
@@ -177,3 +190,29 @@ def test_a_call_waits_for_another_and_repairs_what_its_interruption_left(course)
     assert second.wait(timeout=120) == 0
     assert "Installing" in second.stdout.read()
     assert has_tiny(course)
+
+
+# JupyterLab
+
+
+def test_jupyterlab_listens_to_this_computer_only_and_keeps_its_token():
+    command = ["make", "--dry-run", "-o", "setup", "lab"]
+    line = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()[-1]
+    assert "--ip=127.0.0.1" in line and not re.search(r"token|password|0\.0\.0\.0", line)
+
+
+def test_only_notebooks_that_git_knows_are_trusted(tmp_path):
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    (tmp_path / "notebooks").mkdir()
+    output = nbformat.v4.new_output("display_data", {"text/html": "<script>alert(1)</script>"})
+    notebooks = {}
+    for name in ("01_lecture", "01_lecture-Copy1", "02_of a stranger"):
+        cell = nbformat.v4.new_code_cell(f"# {name}", outputs=[output])
+        notebooks[name] = nbformat.v4.new_notebook(cells=[cell])
+        nbformat.write(notebooks[name], tmp_path / "notebooks" / f"{name}.ipynb")
+    for command in (["git", "init", "--quiet"], ["git", "add", "notebooks/01_lecture.ipynb"]):
+        subprocess.run(command, cwd=tmp_path, check=True)
+    lab = ["make", "-o", "setup", "lab", f"RUN={sys.executable}", "ARGS=--version"]
+    subprocess.run(lab, cwd=tmp_path, env=os.environ | {"JUPYTER_DATA_DIR": str(tmp_path / "jupyter")}, check=True)
+    notary = NotebookNotary(data_dir=str(tmp_path / "jupyter"))
+    assert [name for name, notebook in notebooks.items() if notary.check_signature(notebook)] == ["01_lecture"]

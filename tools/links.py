@@ -74,9 +74,10 @@ def in_text(text: str, old: Address, new: Address) -> str:
 
 
 def rewrite(root: Path, new: Address) -> list[Path]:
-    """Give the course in `root` the address `new`; returns the files that changed. On an error, none has.
+    """Give the course in `root` the address `new`; returns the files that changed. If one cannot be read, none has.
 
-    After an interruption, and after pyproject.toml was changed by hand, the next call does what is left.
+    After an interruption, on a full disk say, each file is as before or as it should be, and the next call does what is
+    left; it does so, too, after pyproject.toml was changed by hand.
     """
     pyproject = root / "pyproject.toml"
     keys = "".join(f'{key} = "{{}}"\n' for key in Address._fields)
@@ -92,7 +93,12 @@ def rewrite(root: Path, new: Address) -> list[Path]:
             texts[path] = in_text(path.read_text(encoding="utf-8"), written, new)
     changed = [path for path, text in texts.items() if text != path.read_text(encoding="utf-8")]
     for path in changed:
-        path.write_text(texts[path], encoding="utf-8", newline="\n")
+        unfinished = path.with_name(f".{path.name}.part")
+        try:
+            unfinished.write_text(texts[path], encoding="utf-8", newline="\n")
+            unfinished.replace(path)
+        finally:  # the disk may be full
+            unfinished.unlink(missing_ok=True)
     return changed
 
 

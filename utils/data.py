@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from threading import Event, Thread
 from typing import NamedTuple
-from zipfile import BadZipFile, ZipFile, is_zipfile
+from zipfile import ZIP_DEFLATED, ZIP_STORED, BadZipFile, ZipFile, ZipInfo, is_zipfile
 
 import pooch
 import requests
@@ -34,10 +34,14 @@ MIRRORS = [
     "https://github.com/ajschumacher/imagen/archive/refs/heads/master.zip",
     "https://edunet.kea.su/repo/EduNet-web_dependencies/datasets/imagen.zip",
 ]
+WEIGHT_HOSTS = ["https://download.pytorch.org", "https://huggingface.co"]
 ONLINE_SECONDS = 5  # how long online() may take
 LOCK_SECONDS = 600  # how long a process waits for another that is downloading
 TIMEOUT = (5, 15)  # seconds to connect, and between two packets
 GRACE_SECONDS, MIN_SPEED = 30, 20_000  # after the grace, a server that gave fewer bytes per second is given up
+
+FORMATS = ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"]  # for some others, Pillow starts programs or reads without end
+MAX_PIXELS = 50_000_000  # which take up to 600 MB, with copies; Pillow itself refuses only above 179 million
 
 # Photographs in packages that the course needs anyway, with the classes that count as correct. The first is the
 # label; for the first four photographs it is one of the 200 classes of the micro networks.
@@ -79,14 +83,15 @@ def cache_dir() -> Path:
 
 
 def online() -> bool:
-    """Tell whether a mirror answers within 5 s. Asked once per process, and never under COURSE_OFFLINE=1."""
+    """Tell whether a server of files answers within 5 s. Asked once per process, never under COURSE_OFFLINE=1."""
     return os.environ.get("COURSE_OFFLINE") != "1" and not _unreachable()
 
 
 @cache
 def _unreachable() -> str:
-    """Say why no mirror can be reached, such as ``SSLError``; if one can, say nothing."""
-    answers = [_start(requests.head, url, timeout=ONLINE_SECONDS) for url in _with_course_mirror("imagen.zip", MIRRORS)]
+    """Say why no server can be reached, such as ``SSLError``; if one can, say nothing."""
+    urls = _with_course_mirror("imagen.zip", MIRRORS + WEIGHT_HOSTS)
+    answers = [_start(requests.head, url, timeout=ONLINE_SECONDS) for url in urls]
     try:
         if any(answer.exception() is None for answer in futures.as_completed(answers, ONLINE_SECONDS)):
             return ""
@@ -187,10 +192,10 @@ def _obtain(target: Path, urls: list[str], is_good: Callable, prepare: Callable 
     except Timeout:  # what has come belongs to the process that holds the lock
         busy = f"another process is downloading into {target.parent}. Wait for it, then try again"
         raise DownloadError(f"{target.name} could not be fetched: {busy}.") from None
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):  # what has come would only fill the disk
+    except (OSError, NotImplementedError) as error:  # the latter is older filelock's, where a file system has no locks
+        if getattr(error, "errno", 0) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):  # it would only fill the disk
             _forget_cut(target)
-        reason = error.strerror or error
+        reason = getattr(error, "strerror", "") or error
         raise DownloadError(f"The cache {target.parent} cannot be written ({reason}). Set COURSE_CACHE.") from error
     raise DownloadError(f"{target.name} could not be downloaded ({'; '.join(reasons)}).")
 
@@ -241,14 +246,23 @@ def _receive(url: str, path: Path, stop: Event, received: list[int]) -> None:
     """Write to `path` what `url` gives, from where `path` ends if the server can, until `stop` is set."""
     size = path.stat().st_size if path.exists() else 0
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={size}-"} if size else {})
-    with requests.get(url, headers=headers, timeout=TIMEOUT, stream=True) as response:
+    try:
+        response = requests.get(url, headers=headers, timeout=TIMEOUT, stream=True)
+    except requests.RequestException:
+        raise
+    except OSError as error:  # not of the cache: the file of certificates is missing, say
+        raise DownloadError(str(error)) from error
+    with response:
         if size and response.status_code == requests.codes.requested_range_not_satisfiable:
             return  # all of it is there
         response.raise_for_status()
         goes_on = response.status_code == requests.codes.partial_content
         chunks = response.iter_content(2**16)
         first = next(chunks, b"")
-        if not goes_on and first[:64].lstrip().lower().startswith((b"<!doctype html", b"<html")):
+        if stop.is_set():  # another call may be writing to the file, which opening it would empty
+            return
+        is_page = first[:64].lstrip().lower().startswith((b"<!doctype html", b"<html"))
+        if not goes_on and (is_page or "text/html" in response.headers.get("Content-Type", "")):
             raise DownloadError("a web page instead of the file")
         start = size if goes_on else 0
         total = start + int(response.headers.get("Content-Length", 0)) or None
@@ -283,14 +297,21 @@ def _unpack(archive: Path) -> Path:
             if (name, size) not in entries:
                 raise DownloadError(f"{name} is missing or has another size")
             try:
-                with zip_file.open(entries[name, size]) as file:
+                with _open_entry(zip_file, entries[name, size]) as file:
                     content = file.read(size)
-            except Exception as error:  # each method of compression has errors of its own
+            except Exception as error:  # zipfile's and zlib's
                 raise DownloadError(f"{name} cannot be unpacked ({error})") from error
             (folder / name).write_bytes(content)
             if pooch.file_hash(folder / name) != sha256:
                 raise DownloadError(f"{name} has other content")
     return folder
+
+
+def _open_entry(zip_file: ZipFile, entry: ZipInfo):
+    """Open a file in a zip. Only deflate is read piece by piece; of the others, 2 kB can become gigabytes at once."""
+    if entry.compress_type not in (ZIP_STORED, ZIP_DEFLATED):
+        raise BadZipFile(f"{entry.filename} is compressed by another method than deflate")
+    return zip_file.open(entry)
 
 
 class _Zipped(NamedTuple):
@@ -304,7 +325,8 @@ class _Zipped(NamedTuple):
         return f"{self.archive}/{self.entry}"
 
     def open(self, mode: str = "rb"):
-        return ZipFile(self.archive).open(self.entry)
+        zip_file = ZipFile(self.archive)
+        return _open_entry(zip_file, zip_file.getinfo(self.entry))
 
 
 class MicroImageNet(Dataset):
@@ -371,7 +393,9 @@ class MicroImageNet(Dataset):
         index = operator.index(index)  # a slice is refused here
         path, label = self.paths[index], self.labels[index]
         try:
-            with path.open("rb") as file, Image.open(file) as image:
+            with path.open("rb") as file, Image.open(file, formats=FORMATS) as image:
+                if image.width * image.height > MAX_PIXELS:
+                    raise ValueError(f"{image.width} × {image.height} are too many pixels")
                 image = ImageOps.exif_transpose(image)
                 if image.mode.startswith("I"):  # 16 bits per pixel
                     image = image.point(lambda value: value / 257)

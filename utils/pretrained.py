@@ -155,6 +155,8 @@ def _full_classifier(name: str, weights, file: Path) -> Classifier:
         model.load_state_dict(state)
     except Exception as error:  # torch's, pickle's and zipfile's
         reason = str(error).partition("\n")[0]
+        if isinstance(error, MemoryError) or "allocate memory" in reason:
+            raise RuntimeError(f"There is too little memory for {name}: shut down other kernels.") from error
         raise RuntimeError(
             f"{file} is no file of weights for {name} ({reason}). Delete it, and run this again."
         ) from error
@@ -301,7 +303,7 @@ def load_clip(name: str = "ViT-B-32") -> Clip:
     ValueError
         If there is no model of that name.
     RuntimeError
-        If a file of weights cannot be used; it says which, and what to do.
+        If MicroCLIP's file cannot be used; it says which, and what to do.
     """
     if name not in (*CLIP_WEIGHTS, "MicroCLIP"):
         raise ValueError(f"There is no CLIP {name!r}. There are: {', '.join((*CLIP_WEIGHTS, 'MicroCLIP'))}.")
