@@ -504,25 +504,26 @@ def test_a_bad_archive_is_followed_by_the_next_and_alone_counts_as_nothing(serve
     expect_both_photographs(data.MicroImageNet())
 
 
-LITTLE_MEMORY = "import resource; resource.setrlimit(resource.RLIMIT_DATA, (2**29, 2**29))\n"  # bytes
+LITTLE_MEMORY = """
+import psutil, resource
+memory = psutil.Process().memory_info()
+limit = getattr(memory, "data", memory.vms) + 2**26  # bytes
+resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+"""
 
 
-@pytest.mark.parametrize("method", [ZIP_DEFLATED, ZIP_BZIP2, ZIP_LZMA])
-@pytest.mark.parametrize(
-    "read", ["data._unpack({path})", "data._Zipped({path}, data.Path({path}).stem, '').open().read(9)"]
-)
-def test_no_method_of_compression_makes_a_zip_bomb(manifest, tmp_path, method, read):
-    path = tmp_path / f"{PERSON}.zip"
+@pytest.mark.parametrize("method", [ZIP_BZIP2, ZIP_LZMA])
+def test_no_method_of_compression_makes_a_zip_bomb(manifest, tmp_path, method):
+    path = tmp_path / "bomb.zip"
     with ZipFile(path, "w", method) as file:
-        file.writestr(PERSON, bytes(800_000_000))
+        file.writestr(PERSON, bytes(150_000_000))
         file.getinfo(PERSON).file_size = len(PHOTOGRAPHS[PERSON])  # it says
-    process = start(
-        f"{LITTLE_MEMORY}try: {read.format(path=f'data.Path({str(path)!r})')}\nexcept Exception as error: print(error)",
-        manifest,
-    )
-    said = process.communicate()[0]
-    assert process.returncode == 0 and "memory" not in said.lower()
-    assert method == ZIP_DEFLATED or "another method than deflate" in said
+    for read in (
+        f"data._unpack(data.Path({str(path)!r}))",
+        f"data._Zipped({str(path)!r}, {PERSON!r}, '').open().read(9)",
+    ):
+        said = start(f"{LITTLE_MEMORY}try: {read}\nexcept Exception as error: print(error)", manifest).communicate()[0]
+        assert "another method than deflate" in said
 
 
 def test_nothing_but_the_named_photographs_is_written(server, mirrors, cache, manifest, tmp_path):
