@@ -40,8 +40,8 @@ LOCK_SECONDS = 600  # how long a process waits for another that is downloading
 TIMEOUT = (5, 15)  # seconds to connect, and between two packets
 GRACE_SECONDS, MIN_SPEED = 30, 20_000  # after the grace, a server that gave fewer bytes per second is given up
 
-FORMATS = ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"]  # for some others, Pillow starts programs or reads without end
-MAX_PIXELS = 50_000_000  # which take up to 600 MB, with copies; Pillow itself refuses only above 179 million
+FORMATS = ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"]  # for EPS, Pillow starts another program
+MAX_PIXELS = 50_000_000  # which take up to 0.8 GB, with copies; Pillow itself refuses only above 179 million
 
 # Photographs in packages that the course needs anyway, with the classes that count as correct. The first is the
 # label; for the first four photographs it is one of the 200 classes of the micro networks.
